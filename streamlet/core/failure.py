@@ -272,9 +272,7 @@ class FailureMachine:
         """Cut the leftmost piece in two that both remember its attempts. `at` = its end leaves it whole."""
         if at == piece.stop:
             return
-        left = _Piece(
-            piece.start, at, piece.attempts, piece.throttles, piece.not_before_s, piece.function_error, piece.error
-        )
+        left = _Piece(piece.start, at, piece.attempts, piece.throttles, piece.not_before_s, piece.function_error, piece.error)
         piece.start = at
         self._pieces.append(left)
 

@@ -1,0 +1,4 @@
+"""Where records come from: adapters of ports.Source.
+
+polling   GetRecords, paced and adaptive
+"""

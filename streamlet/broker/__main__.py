@@ -1,0 +1,56 @@
+"""How is the broker run on its own? `python -m streamlet.broker --port 4567 --shards orders:4`.
+
+Prints one line, `listening on http://HOST:PORT`, and runs until SIGTERM or SIGINT, then exits with 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+
+from streamlet.broker.errors import ApiError
+from streamlet.broker.server import new_loop, serve
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m streamlet.broker", description="A local Kinesis.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=4567, help="port, 0 for a free one (default: %(default)s)")
+    parser.add_argument("--shards", type=_stream, action="append", default=[], metavar="NAME:N", help="create a stream; may be repeated")
+    options = parser.parse_args(arguments)
+    try:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(_run(options.host, options.port, dict(options.shards)))
+    except (OSError, OverflowError, ApiError) as error:
+        sys.stderr.write(f"{parser.prog}: {error}\n")
+        return 2
+    return 0
+
+
+def _stream(text: str) -> tuple[str, int]:
+    name, _, count = text.rpartition(":")
+    if not name or not count.isdecimal() or int(count) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:N, such as orders:4")
+    return name, int(count)
+
+
+async def _run(host: str, port: int, streams: dict[str, int]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(host, port, streams, _announce, stop)
+
+
+def _announce(url: str) -> None:
+    sys.stdout.write(f"listening on {url}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,52 @@
+"""How are a stream and a shard described? Shapes that several operations answer with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamlet.broker.ops._base import Call, arn
+from streamlet.broker.state import Shard, Stream, shard_name
+
+__all__ = ["seconds", "shard_shape", "stream_shape", "visible_shards"]
+
+
+def seconds(at_ms: int) -> float | int:
+    """A timestamp as JSON carries it: epoch seconds, with a fraction only when there is one."""
+    return at_ms // 1000 if at_ms % 1000 == 0 else at_ms / 1000
+
+
+def stream_shape(call: Call, stream: Stream) -> dict[str, Any]:
+    """What DescribeStream and DescribeStreamSummary have in common."""
+    return {
+        "StreamName": stream.name,
+        "StreamARN": arn(call, stream.name),
+        "StreamStatus": stream.status,
+        "StreamModeDetails": {"StreamMode": stream.mode},
+        "RetentionPeriodHours": stream.retention_hours,
+        "StreamCreationTimestamp": stream.created_ms // 1000,
+        "EnhancedMonitoring": [{"ShardLevelMetrics": []}],
+        "EncryptionType": "NONE",
+    }
+
+
+def shard_shape(shard: Shard) -> dict[str, Any]:
+    """A Shard. What has no value is left out, never null."""
+    numbers = {"StartingSequenceNumber": shard.starting}
+    if shard.ending is not None:
+        numbers["EndingSequenceNumber"] = shard.ending
+    shape: dict[str, Any] = {
+        "ShardId": shard.id,
+        "HashKeyRange": {"StartingHashKey": str(shard.start), "EndingHashKey": str(shard.end)},
+        "SequenceNumberRange": numbers,
+    }
+    for member, parent in zip(("ParentShardId", "AdjacentParentShardId"), shard.parents, strict=False):
+        shape[member] = shard_name(parent)
+    return shape
+
+
+def visible_shards(stream: Stream, now_ms: int) -> list[Shard]:
+    """The shards that listings show, in id order: none before the stream was ACTIVE, none that expired."""
+    if stream.status == "CREATING":
+        return []
+    stream.expire(now_ms)
+    return list(stream.shards.values())

@@ -1,0 +1,72 @@
+"""Which sub-commands are there, and how does an error become an exit code?"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, ParamSpec
+
+import click
+
+from streamlet import __version__
+from streamlet.errors import StreamletError, UsageError
+
+__all__ = ["cli", "exit_codes"]
+
+P = ParamSpec("P")
+
+_COMMANDS = {
+    "broker": "start a local Kinesis",
+    "run": "run an app as a worker",
+    "put": "put JSON lines into a stream",
+    "demo": "the whole path on real data, with a kill, a split and a merge",
+}
+
+
+class _Lazy(click.Group):
+    """Imports a sub-command's module only when it is called, so that `streamlet broker` is up at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = import_module(f"streamlet.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="streamlet")
+def cli() -> None:
+    """Kinesis stream processing: one handler for Lambda and for a worker.
+
+    Example: streamlet broker --shards orders:4
+    """
+
+
+def exit_codes(function: Callable[P, Any]) -> Callable[P, None]:
+    """Errors of streamlet become one sentence and an exit code: 2 for the user's call, 1 for the rest."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            code = function(*args, **kwargs)
+        except UsageError as error:
+            click.echo(f"streamlet: {error}", err=True)
+            sys.exit(2)
+        except StreamletError as error:
+            click.echo(f"streamlet: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            sys.exit(1)
+        sys.exit(code or 0)
+
+    return wrapped

@@ -1,0 +1,116 @@
+"""`streamlet put`: JSON lines from files or standard input into a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from streamlet.cli.commands import exit_codes
+from streamlet.errors import ConfigurationError
+
+__all__ = ["command", "key_of"]
+
+BULK_LINES = 2_000
+
+
+def key_of(value: Any, path: tuple[str, ...]) -> str | None:
+    """The value at a dotted path, as a partition key; None if there is none."""
+    for name in path:
+        if isinstance(value, dict):
+            value = value.get(name)
+        elif isinstance(value, list) and name.isdigit() and int(name) < len(value):
+            value = value[int(name)]
+        else:
+            return None
+    if value is None or isinstance(value, dict | list):
+        return None
+    return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+class _Lines:
+    """Reads sources line by line and keeps count of what could not be sent."""
+
+    def __init__(self, path: tuple[str, ...], default: str | None) -> None:
+        self._path, self._default = path, default
+        self.refused = 0
+
+    def read(self, name: str, source: IO[bytes], progress: Progress, task: TaskID) -> Iterator[list[tuple[bytes, str]]]:
+        """In bulks of (payload, partition key)."""
+        bulk: list[tuple[bytes, str]] = []
+        for number, line in enumerate(source, 1):
+            progress.advance(task, len(line))
+            payload = line.strip()
+            if not payload:
+                continue
+            try:
+                key = key_of(orjson.loads(payload), self._path)
+            except orjson.JSONDecodeError as error:
+                self._refuse(f"{name}, line {number}: not JSON ({error})")
+                continue
+            key = key or self._default
+            if key is None:
+                self._refuse(
+                    f"{name}, line {number}: no value at --key {'.'.join(self._path)}; give a --key-default to send it all the same"
+                )
+                continue
+            bulk.append((payload, key))
+            if len(bulk) >= BULK_LINES:
+                yield bulk
+                bulk = []
+        if bulk:
+            yield bulk
+
+    def _refuse(self, reason: str) -> None:
+        self.refused += 1
+        if self.refused <= 20:
+            click.echo(f"streamlet: {reason}", err=True)
+
+
+async def _put(stream: str, files: tuple[str, ...], lines: _Lines, endpoint_url: str | None, region: str | None) -> int:
+    from streamlet.producer import Producer
+
+    sent = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[sent]:,} records"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
+        async with Producer(stream, endpoint_url=endpoint_url, region=region) as producer:
+            for name in files or ("-",):
+                size = Path(name).stat().st_size if name != "-" else None
+                task = progress.add_task("standard input" if name == "-" else name, total=size, sent=0)
+                with click.open_file(name, "rb") as source:
+                    for bulk in lines.read(name, source, progress, task):
+                        await producer.put_many(bulk)
+                        sent += len(bulk)
+                        progress.update(task, sent=sent)
+    return sent
+
+
+@click.command("put", short_help="put JSON lines into a stream")
+@click.argument("stream")
+@click.argument("files", nargs=-1, type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--key", required=True, metavar="PATH", help="Where the partition key is in each line, for instance user.id")
+@click.option("--key-default", metavar="KEY", help="Partition key of lines that have no value there.")
+@click.option(
+    "--endpoint-url", envvar="STREAMLET_ENDPOINT_URL", metavar="URL", help="Kinesis endpoint; default AWS, or AWS_ENDPOINT_URL_KINESIS."
+)
+@click.option("--region", envvar="STREAMLET_REGION", help="AWS region; default from the environment or profile.")
+@exit_codes
+def command(stream: str, files: tuple[str, ...], key: str, key_default: str | None, endpoint_url: str | None, region: str | None) -> int:
+    """Put each line of FILES (or standard input) as one record. Lines that are not JSON are named and left out (exit code 1).
+
+    Example: streamlet put orders orders.jsonl --key customer.id --endpoint-url http://127.0.0.1:4567
+    """
+    path = tuple(part for part in key.split(".") if part)
+    if not path:
+        raise ConfigurationError("--key is empty: name the field whose value is the partition key, for instance --key customer.id")
+    lines = _Lines(path, key_default)
+    sent = asyncio.run(_put(stream, files, lines, endpoint_url, region))
+    click.echo(f"{sent:,} records put into {stream}" + (f", {lines.refused:,} lines left out" if lines.refused else ""), err=True)
+    return 1 if lines.refused else 0

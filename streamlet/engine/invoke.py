@@ -1,0 +1,153 @@
+"""One call of a handler: what came of it?
+
+Shared by the worker and the Lambda runtime, so that the same exception means the same thing in both.
+
+    what the handler did                                   outcome                          function_error
+    returned                                               Succeeded
+    on_record raised at record k                           FailedFrom(k)                    None (a partial response)
+    on_batch raised RecordFailed(record k)                 FailedFrom(k)                    None
+    on_batch raised anything else                          FailedFrom(first)                "Unhandled"
+    a Consumer closed with the batch unanswered            Throttled
+    its row k does not fit the sink's schema               FailedFrom(k)                    None
+
+With a sink the rows before k are kept, so that only what failed is run again. A handler of batches that raises has returned
+no rows at all: then nothing before k can count as done, and the whole batch failed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from streamlet.core.failure import FailedFrom, Succeeded, Throttled
+from streamlet.errors import HandlerError, RowError, StreamletError, UsageError
+from streamlet.model.batch import Batch
+from streamlet.model.record import Record
+from streamlet.ports import Chunk, Executor
+from streamlet.spec import ConsumerSpec
+
+__all__ = ["Invocation", "Invoker", "NotTaken", "RecordFailed", "is_async"]
+
+
+class RecordFailed(StreamletError):
+    """Raise it in a batch handler to say which record failed: those before it are done, it and the rest are tried again."""
+
+    def __init__(self, record: Record, message: str = "") -> None:
+        super().__init__(message or f"{record.where} failed")
+        self.record = record
+
+
+class NotTaken(StreamletError):
+    """The handler did not look at the batch (its loop is closing): no attempt is counted, and the batch comes again."""
+
+
+class Invocation(msgspec.Struct, frozen=True):
+    """The outcome, with a sink the rows of the records that were taken (None if there are none), and what a batch handler raised."""
+
+    outcome: Succeeded | FailedFrom | Throttled
+    chunk: Chunk | None = None
+    cause: Exception | None = None
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Also for a callable object whose `__call__` is a coroutine function."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def _says(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if not isinstance(error, StreamletError) else str(error)
+
+
+class Invoker:
+    """Calls one consumer's handler."""
+
+    def __init__(self, spec: ConsumerSpec, executor: Executor) -> None:
+        self._spec = spec
+        self._executor = executor
+        self._async = spec.handler is not None and is_async(spec.handler)
+
+    async def invoke(
+        self, records: Sequence[Record], *, start: int, attempt: int = 1, shard_id: str = "", millis_behind_latest: int | None = None
+    ) -> Invocation:
+        """Run the handler over `records`, which are [start, start + len) of their batch; indexes in the outcome count from there."""
+        match self._spec.kind:
+            case "deliver":
+                return await self._collect(records, None, start, None)
+            case "record":
+                rows, failure = await self._each(records, start)
+                return await self._collect(records[: len(rows)], rows, start, failure)
+            case "batch":
+                batch = Batch(records, self._spec.stream, shard_id, attempt, millis_behind_latest)
+                return await self._whole(batch, start)
+
+    async def _each(self, records: Sequence[Record], start: int) -> tuple[list[Any], FailedFrom | None]:
+        handler = self._spec.handler
+        assert handler is not None
+        if not self._async:
+            return await self._executor.run(self._each_sync, records, start)
+        rows: list[Any] = []
+        for record in records:
+            try:
+                rows.append(await handler(record))
+            except UsageError:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever a handler raises is that record's failure
+                return rows, FailedFrom(start + len(rows), None, _says(error))
+        return rows, None
+
+    def _each_sync(self, records: Sequence[Record], start: int) -> tuple[list[Any], FailedFrom | None]:
+        handler = self._spec.handler
+        assert handler is not None
+        rows: list[Any] = []
+        for record in records:
+            try:
+                rows.append(handler(record))
+            except UsageError:
+                raise
+            except Exception as error:  # noqa: BLE001  whatever a handler raises is that record's failure
+                return rows, FailedFrom(start + len(rows), None, _says(error))
+        return rows, None
+
+    async def _whole(self, batch: Batch, start: int) -> Invocation:
+        handler = self._spec.handler
+        assert handler is not None
+        try:
+            rows = await handler(batch) if self._async else await self._executor.run(handler, batch)
+        except UsageError:
+            raise
+        except NotTaken:
+            return Invocation(Throttled())
+        except RecordFailed as error:
+            index = next((i for i, record in enumerate(batch.records) if record.position == error.record.position), 0)
+            if self._spec.sink is not None:
+                # Its rows for the records before were never returned: to call those done would lose them.
+                index = 0
+            return Invocation(FailedFrom(start + index, None, _says(error)))
+        except Exception as error:  # noqa: BLE001  whatever a handler raises is its batch's failure
+            return Invocation(FailedFrom(start, "Unhandled", _says(error)), cause=error)
+        if self._spec.sink is not None and (not isinstance(rows, list | tuple) or len(rows) != len(batch)):
+            got = f"{len(rows)} items" if isinstance(rows, list | tuple) else type(rows).__name__
+            raise HandlerError(
+                f"{self._spec.name} returned {got} for {len(batch)} records: with a sink, return one item per record, in order "
+                "(a row, a list of rows, or None to leave the record out)"
+            )
+        return await self._collect(batch.records, rows, start, None)
+
+    async def _collect(self, records: Sequence[Record], rows: Sequence[Any] | None, start: int, failure: FailedFrom | None) -> Invocation:
+        """Turn rows into the sink's own form; a row that does not fit is its record's failure, and those before it stay."""
+        sink = self._spec.sink
+        outcome: Succeeded | FailedFrom = failure or Succeeded()
+        if sink is None or not records:
+            return Invocation(outcome)
+        try:
+            return Invocation(outcome, await self._executor.run(sink.collect, records, rows))
+        except RowError as error:
+            bad = error.index
+            outcome = FailedFrom(start + bad, None, str(error))
+        if bad == 0:
+            return Invocation(outcome)
+        before = await self._executor.run(sink.collect, records[:bad], None if rows is None else rows[:bad])
+        return Invocation(outcome, before)

@@ -1,0 +1,230 @@
+"""Who starts, watches and stops the pumps? One supervisor per consumer, with the one TaskGroup that every task is born in.
+
+It turns lease events into pumps (a lease taken: start one; a lease gone: cancel its pump), keeps the lease table in step with
+the stream's shards, and drains. A drain is a numbered list, and each step follows from the one before:
+
+    1  stop taking leases            or a shard that is given back would come straight back
+    2  tell the pumps to stop        they read no more, and finish the batch in hand (a waiting retry is left to the next holder)
+    3  each closes its open range    so that its work is kept: prepare, put, commit
+    4  each releases its lease       only now may another worker start there
+    5  whoever is not done in time   is cancelled; its lease expires, its prepared range is completed by the next holder
+    6  end the lease thread          last, since steps 3 to 5 write leases
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from streamlet.core.rolling import MemoryBudget
+from streamlet.engine.leases import Acquired, LeaseEvent, LeaseKeeper, LeaseThread, Lost, StoreTrouble
+from streamlet.engine.pump import End, Pump
+from streamlet.errors import LeaseLost, ServiceError, StoreError, StreamletError, UsageError
+from streamlet.hooks import Drained, Event, LeaseReleased, LeaseTaken, LeaseWentAway, Listener, Trouble
+from streamlet.ports import Clock, Executor, LeaseStore, Random, Source
+from streamlet.spec import ConsumerSpec
+
+__all__ = ["Supervisor"]
+
+SHARD_SYNC_S: Final = 30.0
+DRAIN_TIMEOUT_S: Final = 25.0
+SINK_MEMORY_BYTES_MAX: Final = 512 * 1024 * 1024
+
+
+class Supervisor:
+    """Runs one consumer until it is told to stop.
+
+    `failover_s`: how long a lease must stand still before it counts as abandoned. `worker_id` must be new for every process
+    start. After `run` returns, `failures` holds what stopped single shards.
+    """
+
+    def __init__(
+        self,
+        spec: ConsumerSpec,
+        *,
+        source: Source,
+        store: LeaseStore,
+        worker_id: str,
+        clock: Clock,
+        random: Random,
+        executor: Executor,
+        listeners: Sequence[Listener] = (),
+        failover_s: float = 10.0,
+        shard_sync_s: float = SHARD_SYNC_S,
+        drain_timeout_s: float = DRAIN_TIMEOUT_S,
+    ) -> None:
+        self._spec, self._source, self._store = spec, source, store
+        self._clock, self._random, self._executor = clock, random, executor
+        self._listeners = tuple(listeners)
+        self._worker_id, self._failover_s = worker_id, failover_s
+        self._shard_sync_s, self._drain_timeout_s = shard_sync_s, drain_timeout_s
+        self._budget = MemoryBudget(SINK_MEMORY_BYTES_MAX)
+        self._stopping = asyncio.Event()
+        self._sync_now = asyncio.Event()
+        self._pumps: dict[str, tuple[Pump, asyncio.Task[None]]] = {}
+        self._fatal: StreamletError | None = None
+        self._open = False
+        self.failures: list[StreamletError] = []
+
+    def stop(self) -> None:
+        """Begin to drain. Call it from the loop's own thread; a second call changes nothing."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Run until `stop`. Raises UsageError, ServiceError, StoreError or SinkError for what can never work from the start,
+        and the HandlerError of a handler that is wrong."""
+        if self._spec.sink is not None:
+            await self._executor.run(self._spec.sink.check)
+        shards = list(await self._source.list_shards())
+        loop = asyncio.get_running_loop()
+
+        def notify(event: LeaseEvent) -> None:
+            loop.call_soon_threadsafe(self._on_lease_event, event)
+
+        self._keeper = LeaseKeeper(
+            self._store, self._worker_id, clock=self._clock, random=self._random, failover_s=self._failover_s, notify=notify
+        )
+        self._leases = LeaseThread(self._keeper, self._store, clock=self._clock)
+        self._leases.start()
+        try:
+            await self._leases.call(self._store.open)
+            await self._leases.call(self._keeper.sync, shards, self._spec.mapping.start.position)
+            async with asyncio.TaskGroup() as tg:
+                self._tg, self._open = tg, True
+                try:
+                    await self._leases.call(self._keeper.take)
+                    syncing = tg.create_task(self._keep_in_step(), name="shard sync")
+                    await self._stopping.wait()
+                    syncing.cancel()
+                    await self._drain()
+                finally:
+                    # A lease taken in this very moment finds no group to run in; it is not used, and expires.
+                    self._open = False
+        finally:
+            self._leases.stop()
+        self._emit(Drained(stream=self._spec.stream))
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _drain(self) -> None:
+        await self._leases.call(self._keeper.stop_taking)
+        # An Acquired that was posted before that is handled before the loop comes back here: call_soon keeps order.
+        await asyncio.sleep(0)
+        tasks = [task for _, task in self._pumps.values()]
+        for pump, _ in self._pumps.values():
+            pump.stop()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=self._drain_timeout_s)
+            for task in late:
+                task.cancel()
+            if late:
+                self._emit(
+                    Trouble(stream=self._spec.stream, what="drain", error=f"{len(late)} shards not done in time; their leases expire")
+                )
+
+    # ── lease events ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _on_lease_event(self, event: LeaseEvent) -> None:
+        match event:
+            case Acquired():
+                self._start(event)
+            case Lost(grip=grip, reason=reason):
+                pump, task = self._pumps.get(grip.key, (None, None))
+                if pump is not None and task is not None and pump.grip == grip:
+                    task.cancel()
+                self._emit(LeaseWentAway(stream=self._spec.stream, shard_id=grip.key, reason=reason))
+            case StoreTrouble(error=error):
+                self._emit(Trouble(stream=self._spec.stream, what="lease store", error=error))
+
+    def _start(self, acquired: Acquired) -> None:
+        if not self._open:
+            return
+        lease = acquired.lease
+        self._emit(
+            LeaseTaken(stream=self._spec.stream, shard_id=lease.key, checkpoint=str(lease.checkpoint), prepared=lease.pending is not None)
+        )
+        pump = Pump(
+            self._spec,
+            acquired,
+            source=self._source,
+            keeper=self._keeper,
+            leases=self._leases,
+            executor=self._executor,
+            clock=self._clock,
+            emit=self._emit,
+            budget=self._budget,
+        )
+        if self._stopping.is_set():
+            pump.stop()
+        _, before = self._pumps.get(lease.key, (None, None))
+        task = self._tg.create_task(self._guard(pump, before), name=f"pump {lease.key}")
+        self._pumps[lease.key] = (pump, task)
+
+    async def _guard(self, pump: Pump, before: asyncio.Task[None] | None) -> None:
+        """Run one pump, and see that its end, whatever it is, ends no other."""
+        if before is not None:
+            # Event 1: the lease is lost; its pump is cancelled but still waits for a file to be written. Event 2: we take the
+            # lease again. If the new pump started now, two pumps of one process would write to one shard's open range.
+            await asyncio.wait([before])
+        try:
+            end = await pump.run()
+        except* LeaseLost as group:
+            self._emit(LeaseWentAway(stream=self._spec.stream, shard_id=pump.shard_id, reason=_first(group)))
+        except* UsageError as group:
+            self._stop_for(_leaf(group))
+        except* StoreError as group:
+            # Whether the last write landed is unknown. Let go; after the fail-over time any worker, also this one, goes on.
+            await self._leases.call(self._keeper.let_go, pump.grip)
+            self._emit(Trouble(stream=self._spec.stream, shard_id=pump.shard_id, what="lease store", error=_first(group)))
+        except* StreamletError as group:
+            # The shard stands still, visibly, and keeps its lease: another worker would only fail in the same way.
+            self.failures.append(_leaf(group))
+            self._emit(Trouble(stream=self._spec.stream, shard_id=pump.shard_id, what="this shard has stopped", error=_first(group)))
+        else:
+            self._emit(LeaseReleased(stream=self._spec.stream, shard_id=pump.shard_id, checkpoint=end.value))
+            if end is End.SHARD_ENDED:
+                self._sync_now.set()
+        finally:
+            if self._pumps.get(pump.shard_id, (None, None))[0] is pump:
+                del self._pumps[pump.shard_id]
+
+    def _stop_for(self, error: StreamletError) -> None:
+        self._fatal = self._fatal or error
+        self.stop()
+
+    # ── shards ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep_in_step(self) -> None:
+        """Follow resharding: at intervals, and at once when a shard has ended, since then its children may start."""
+        while True:
+            try:
+                async with asyncio.timeout(self._shard_sync_s):
+                    await self._sync_now.wait()
+            except TimeoutError:
+                pass
+            self._sync_now.clear()
+            try:
+                shards = list(await self._source.list_shards())
+                await self._leases.call(self._keeper.sync, shards, self._spec.mapping.start.position)
+                await self._leases.call(self._keeper.take)
+            except (ServiceError, StoreError) as error:
+                self._emit(Trouble(stream=self._spec.stream, what="shard sync", error=str(error)))
+                self._sync_now.set()
+                await self._clock.sleep(1.0)
+
+    def _emit(self, event: Event) -> None:
+        for listener in self._listeners:
+            listener(event)
+
+
+def _leaf(group: BaseExceptionGroup[StreamletError]) -> StreamletError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, StreamletError)
+    return error
+
+
+def _first(group: BaseExceptionGroup[StreamletError]) -> str:
+    return str(_leaf(group))

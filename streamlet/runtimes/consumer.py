@@ -1,0 +1,141 @@
+"""How does a program with a loop of its own consume? The same engine, turned inside out.
+
+    async with Consumer("orders", endpoint_url=...) as consumer:
+        async for batch in consumer:
+            ...
+            await batch.ack()
+
+The engine hands each batch over and waits for `ack` (settled) or `nack` (a failure like any other: retried, bisected, given
+up as the options say). Leaving the block without an answer leaves the batch unsettled: it comes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+from streamlet.codecs.json import decoder_for
+from streamlet.engine.invoke import NotTaken, RecordFailed
+from streamlet.errors import StreamletError, UsageError
+from streamlet.model.batch import Batch
+from streamlet.model.record import Record
+from streamlet.runtimes.worker import WorkerOptions, supervised
+from streamlet.spec import ConsumerSpec, EventSourceMapping
+
+__all__ = ["Consumer", "ReceivedBatch"]
+
+
+class _Refused(StreamletError):
+    """A batch was not acknowledged."""
+
+
+class ReceivedBatch:
+    """A batch that waits for an answer. Iterate it for its records."""
+
+    def __init__(self, batch: Batch, answer: asyncio.Future[None]) -> None:
+        self._batch = batch
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._batch.records)
+
+    def __len__(self) -> int:
+        return len(self._batch.records)
+
+    @property
+    def batch(self) -> Batch:
+        """The batch itself."""
+        return self._batch
+
+    async def ack(self) -> None:
+        """Every record is done: the checkpoint may pass it."""
+        self._settle(None)
+
+    async def nack(self, error: Exception | str = "not acknowledged", *, record: Record | None = None) -> None:
+        """It failed. With `record`, those before it are done, it and the rest are tried again."""
+        if record is not None:
+            self._settle(RecordFailed(record, str(error)))
+        else:
+            self._settle(error if isinstance(error, Exception) else _Refused(error))
+
+    def _settle(self, error: Exception | None) -> None:
+        if self._answer.done():
+            if self._answer.cancelled() or isinstance(self._answer.exception(), NotTaken):
+                return  # the shard went to another worker, or the consumer is closing: the batch comes again there
+            raise UsageError("this batch was answered already: call ack or nack once")
+        if error is None:
+            self._answer.set_result(None)
+        else:
+            self._answer.set_exception(error)
+
+
+class Consumer:
+    """Consumes a stream from within your own loop. Options: those of `WorkerOptions` and of `EventSourceMapping`."""
+
+    def __init__(
+        self,
+        stream: str,
+        *,
+        name: str = "consumer",
+        decode: Any = None,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        state: str | None = None,
+        failover_s: float = 10.0,
+        poll_interval_s: float = 1.0,
+        mapping: EventSourceMapping | None = None,
+        **options: Any,
+    ) -> None:
+        self._options = WorkerOptions(
+            endpoint_url=endpoint_url, region=region, state=state, failover_s=failover_s, poll_interval_s=poll_interval_s
+        )
+        self._spec = ConsumerSpec(
+            name=name,
+            stream=stream,
+            kind="batch",
+            handler=self._hand_over,
+            decoder=decoder_for(decode),
+            mapping=EventSourceMapping.of(mapping, options),
+        )
+        # One batch per shard is in hand at most (each pump waits for its answer), so the queue is bounded by the shards.
+        self._waiting: asyncio.Queue[ReceivedBatch | None] = asyncio.Queue()
+        self._stack = AsyncExitStack()
+        self._unanswered: set[asyncio.Future[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._supervisor = (await self._stack.enter_async_context(supervised([self._spec], self._options, self._spec.name)))[0]
+            group = await self._stack.enter_async_context(asyncio.TaskGroup())
+            self._running = group.create_task(self._run(), name=f"consumer {self._spec.stream}")
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._supervisor.stop()
+        for answer in self._unanswered:
+            if not answer.done():
+                answer.set_exception(NotTaken("the consumer closed before it answered"))
+        await self._stack.__aexit__(None, None, None)
+
+    async def _run(self) -> None:
+        try:
+            await self._supervisor.run()
+        finally:
+            self._waiting.put_nowait(None)
+
+    async def _hand_over(self, batch: Batch) -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unanswered.add(answer)
+        try:
+            self._waiting.put_nowait(ReceivedBatch(batch, answer))
+            await answer
+        finally:
+            self._unanswered.discard(answer)
+
+    async def __aiter__(self) -> AsyncIterator[ReceivedBatch]:
+        while (received := await self._waiting.get()) is not None:
+            yield received

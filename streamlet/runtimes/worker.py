@@ -1,0 +1,168 @@
+"""What does a long-lived worker put together? Sources, lease stores and one supervisor per consumer, until a signal.
+
+SIGTERM and SIGINT drain (see engine/supervisor.py for the numbered list); a second signal ends the process at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from streamlet.engine.clock import SystemClock, SystemRandom, ThreadExecutor
+from streamlet.engine.supervisor import Supervisor
+from streamlet.errors import ConfigurationError, StreamletError
+from streamlet.hooks import Listener
+from streamlet.kinesis.client import KinesisClient
+from streamlet.sources.polling import PollingSource
+from streamlet.spec import Application, ConsumerSpec
+from streamlet.stores import open_store
+
+__all__ = ["WorkerOptions", "is_loopback", "new_worker_id", "run_worker", "run_worker_blocking", "supervised"]
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a worker runs.
+
+    `endpoint_url` None means AWS (or AWS_ENDPOINT_URL_KINESIS). `state` is where leases and checkpoints are kept:
+    `sqlite:///file.db` (one machine) or `memory://` (gone at exit); None means a SQLite file named after the app, and is
+    refused unless the endpoint is on this machine. `failover_s`: how long a dead worker's shards stand still before another
+    takes them.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = None
+    state: str | None = None
+    failover_s: float = 10.0
+    poll_interval_s: float = 1.0
+    listeners: Sequence[Listener] = ()
+
+    def __post_init__(self) -> None:
+        if not self.failover_s > 0:
+            raise ConfigurationError(f"failover_s={self.failover_s!r}: must be a number of seconds above 0")
+        if not 0 < self.poll_interval_s <= 60:
+            raise ConfigurationError(f"poll_interval_s={self.poll_interval_s!r}: must be above 0 and at most 60 seconds")
+
+    @property
+    def endpoint(self) -> str | None:
+        """The endpoint in force: the option, or what the environment says."""
+        return self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_KINESIS") or os.environ.get("AWS_ENDPOINT_URL")
+
+    def state_url(self, app_name: str) -> str:
+        """The store in force. Raises ConfigurationError where private state would process everything once per container."""
+        if self.state:
+            return self.state
+        if is_loopback(self.endpoint):
+            return f"sqlite:///{app_name}.streamlet.db"
+        raise ConfigurationError(
+            "where shall leases and checkpoints be kept? Against a real endpoint this must be said, since two workers with private state "
+            "would both process everything: --state sqlite:///FILE if all workers run on this machine"
+        )
+
+
+def is_loopback(endpoint_url: str | None) -> bool:
+    """Is the endpoint on this machine?"""
+    host = urlsplit(endpoint_url or "").hostname or ""
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def new_worker_id() -> str:
+    """New for every process start: after a crash nobody comes back under an old name (the protocol relies on it)."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+
+
+@contextlib.asynccontextmanager
+async def supervised(consumers: Sequence[ConsumerSpec], options: WorkerOptions, name: str) -> AsyncIterator[list[Supervisor]]:
+    """Supervisors for the consumers, ready to run, around one client and one executor."""
+    # Before anything is opened: a worker that would keep private state must not even begin.
+    state_url = options.state_url(name)
+    clock, executor = SystemClock(), ThreadExecutor()
+    try:
+        async with KinesisClient(options.region, options.endpoint_url, clock=clock) as client:
+            made = []
+            for spec in consumers:
+                source = PollingSource(
+                    client, spec.stream, clock=clock, random=SystemRandom(), decoder=spec.decoder, poll_interval_s=options.poll_interval_s
+                )
+                made.append(
+                    Supervisor(
+                        spec,
+                        source=source,
+                        store=open_store(state_url, f"{name}.{spec.stream}"),
+                        worker_id=new_worker_id(),
+                        clock=clock,
+                        random=SystemRandom(),
+                        executor=executor,
+                        listeners=options.listeners,
+                        failover_s=options.failover_s,
+                    )
+                )
+            yield made
+    finally:
+        executor.close()
+
+
+async def run_worker(app: Application, options: WorkerOptions, *, stop: asyncio.Event | None = None) -> list[StreamletError]:
+    """Run every consumer of the app until a signal, or until `stop` is set. Returns what stopped single shards."""
+    if not app.consumers:
+        raise ConfigurationError(f"app {app.name!r} has no handlers; register one with @app.on_record or @app.on_batch")
+    stopping = stop or asyncio.Event()
+    with _signals_set(stopping):
+        async with supervised(app.consumers, options, app.name) as supervisors, app.running():
+            try:
+                async with asyncio.TaskGroup() as tg:
+                    running = [tg.create_task(supervisor.run(), name="supervisor") for supervisor in supervisors]
+                    watching = tg.create_task(_stop_all(stopping, supervisors), name="stop")
+                    await asyncio.wait(running)
+                    watching.cancel()
+            except* StreamletError as group:
+                raise _leaf(group) from None
+    return [error for supervisor in supervisors for error in supervisor.failures]
+
+
+def run_worker_blocking(app: Application, options: WorkerOptions) -> list[StreamletError]:
+    """`run_worker` with an event loop of its own."""
+    return asyncio.run(run_worker(app, options))
+
+
+async def _stop_all(stopping: asyncio.Event, supervisors: Sequence[Supervisor]) -> None:
+    await stopping.wait()
+    for supervisor in supervisors:
+        supervisor.stop()
+
+
+@contextlib.contextmanager
+def _signals_set(stopping: asyncio.Event) -> Any:
+    """First signal: drain. Second: the default handler is back, and ends the process."""
+    loop = asyncio.get_running_loop()
+    caught: list[signal.Signals] = []
+
+    def drain() -> None:
+        stopping.set()
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):
+            # Only the main thread may; elsewhere whoever owns the process decides about signals.
+            loop.add_signal_handler(number, drain)
+            caught.append(number)
+    try:
+        yield
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+
+def _leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

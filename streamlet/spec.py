@@ -1,0 +1,133 @@
+"""What is a runtime given? One consumer: a stream, the event source mapping's options, a handler, a sink."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, Protocol, get_args
+
+import msgspec
+
+from streamlet.core.failure import FailurePolicy
+from streamlet.errors import ConfigurationError
+from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON
+from streamlet.ports import Destination, Sink, StartingPosition
+
+__all__ = ["Application", "ConsumerSpec", "EventSourceMapping", "Kind"]
+
+StartingPositionName = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
+Kind = Literal["record", "batch", "deliver"]
+_SENTINELS = {"TRIM_HORIZON": TRIM_HORIZON, "LATEST": LATEST, "AT_TIMESTAMP": AT_TIMESTAMP}
+
+
+class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
+    """How records become invocations, and what a failure leads to: Lambda's options under Lambda's names.
+
+    `_s` stands for InSeconds. Ranges and defaults are AWS's (API reference, CreateEventSourceMapping); the one difference
+    is that the starting position has a default, TRIM_HORIZON, with which nothing is skipped. In Lambda, AWS applies the
+    options of the mapping that you deployed; there these only tell the template what to deploy.
+
+    batch_size                      1-10,000 records at most in an invocation
+    batching_window_s               0-300; how long to gather; 0 invokes as soon as there is a record
+    parallelization_factor          1 (more is not available yet)
+    starting_position               for shards without a checkpoint
+    starting_position_timestamp     epoch seconds, with AT_TIMESTAMP only
+    maximum_retry_attempts          -1 (for ever) … 10,000; N means N + 1 attempts
+    maximum_record_age_s            -1 (no limit), or 60 … 604,800
+    bisect_batch_on_function_error  split a failing batch in two until the failing record stands alone
+    on_failure                      where records go that were given up; None drops them, loudly
+    """
+
+    batch_size: int = 100
+    batching_window_s: float = 0
+    parallelization_factor: int = 1
+    starting_position: StartingPositionName = "TRIM_HORIZON"
+    starting_position_timestamp: float | None = None
+    maximum_retry_attempts: int = -1
+    maximum_record_age_s: float = -1
+    bisect_batch_on_function_error: bool = False
+    on_failure: Destination | None = None
+
+    def __post_init__(self) -> None:
+        self._within("batch_size", 1, 10_000)
+        self._within("batching_window_s", 0, 300)
+        if self.parallelization_factor != 1:
+            raise ConfigurationError(
+                f"parallelization_factor={self.parallelization_factor}: only 1 is available yet; add shards to go wider"
+            )
+        if self.starting_position not in get_args(StartingPositionName):
+            raise ConfigurationError(
+                f"starting_position={self.starting_position!r}: use one of {', '.join(get_args(StartingPositionName))}"
+            )
+        if (self.starting_position == "AT_TIMESTAMP") != (self.starting_position_timestamp is not None):
+            raise ConfigurationError("starting_position='AT_TIMESTAMP' and starting_position_timestamp go together; give both or neither")
+        self._within("maximum_retry_attempts", -1, 10_000)
+        if self.maximum_record_age_s != -1:
+            self._within("maximum_record_age_s", 60, 604_800)
+        if self.on_failure is not None and not callable(getattr(self.on_failure, "send", None)):
+            raise ConfigurationError(f"on_failure={self.on_failure!r} is no destination; use for instance FileDestination('failed.jsonl')")
+        if self.on_failure is not None and self.maximum_retry_attempts == -1 and self.maximum_record_age_s == -1:
+            raise ConfigurationError(
+                "on_failure is never reached: with maximum_retry_attempts=-1 and maximum_record_age_s=-1 nothing is given up; "
+                "set one of the two"
+            )
+
+    def _within(self, name: str, low: float, high: float) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ConfigurationError(f"{name}={value!r}: must be a number from {low:,} to {high:,}")
+
+    @classmethod
+    def of(cls, mapping: EventSourceMapping | None, options: dict[str, Any]) -> EventSourceMapping:
+        """One value from a decorator's keywords. Raises ConfigurationError, with the nearest name, for an unknown one."""
+        known = cls.__struct_fields__
+        for name in options:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+                raise ConfigurationError(f"unknown option {name!r}: {hint}")
+        if mapping is not None and options:
+            raise ConfigurationError(f"mapping= and {', '.join(options)}= both set options of the mapping; use one of the two ways")
+        return mapping if mapping is not None else cls(**options)
+
+    @property
+    def policy(self) -> FailurePolicy:
+        """The part of it that the failure machine reads."""
+        return FailurePolicy(
+            maximum_retry_attempts=self.maximum_retry_attempts,
+            maximum_record_age_s=self.maximum_record_age_s,
+            bisect_batch_on_function_error=self.bisect_batch_on_function_error,
+        )
+
+    @property
+    def start(self) -> StartingPosition:
+        """Where a shard without a checkpoint begins."""
+        return StartingPosition(_SENTINELS[self.starting_position], self.starting_position_timestamp)
+
+
+class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One registered handler with all that a runtime needs to run it."""
+
+    name: str
+    stream: str
+    kind: Kind
+    handler: Callable[..., Any] | None
+    decoder: Callable[[bytes], Any]
+    mapping: EventSourceMapping
+    sink: Sink | None = None
+
+
+class Application(Protocol):
+    """What a runtime sees of an App."""
+
+    name: str
+
+    @property
+    def consumers(self) -> tuple[ConsumerSpec, ...]:
+        """Every registered consumer."""
+        ...
+
+    def running(self) -> AbstractAsyncContextManager[None]:
+        """The lifespan around all handlers."""
+        ...
