@@ -28,7 +28,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from streamlet.cli.commands import exit_codes
-from streamlet.engine.clock import SystemClock
+from streamlet.clock import SystemClock
 from streamlet.errors import ConfigurationError, StreamletError, UsageError
 from streamlet.model.position import SHARD_END, Position
 from streamlet.stores import open_store

@@ -1,0 +1,1 @@
+"""Bytes to values. `json` turns what `decode=` says into a decoder."""

@@ -188,7 +188,7 @@ class FailureMachine:
             self._condemn(piece, now_s)
             piece = self._pieces[-1]
         if piece.not_before_s > now_s:
-            return Wait(self._wake_s(piece))
+            return Wait(piece.not_before_s)
         self._next_id += 1
         if piece.condemned:
             # A record too old at its first reading is reported with a count of 1 although the function was not needed
@@ -244,29 +244,19 @@ class FailureMachine:
 
     def _condemn(self, piece: _Piece, now_s: float) -> None:
         """Decide whether the leftmost piece, or a run at its left edge, is given up instead of tried."""
-        limit_s = self._policy.maximum_record_age_s
-        if limit_s >= 0 and self._expired(piece.start, now_s, limit_s) is not None:
-            self._cut_expired_run(piece, now_s, limit_s)
-            return
-        retries = self._policy.maximum_retry_attempts
-        if retries >= 0 and piece.attempts > retries:
-            piece.condemned = RETRY_ATTEMPTS_EXHAUSTED
-            piece.not_before_s = 0.0
-            return
-        if limit_s >= 0:
+        if self._too_old(piece.start, now_s):
+            stop = piece.start
+            while stop < piece.stop and self._too_old(stop, now_s):
+                stop += 1
+            self._split(piece, stop)
+            run = self._pieces[-1]
+            run.condemned, run.not_before_s = RECORD_AGE_EXCEEDED, 0.0
+        elif 0 <= self._policy.maximum_retry_attempts < piece.attempts:
+            piece.condemned, piece.not_before_s = RETRY_ATTEMPTS_EXHAUSTED, 0.0
+        elif self._policy.maximum_record_age_s >= 0:
             # The leftmost record is young; an old one further right ends this piece, and is judged when its turn comes.
-            for index in range(piece.start + 1, piece.stop):
-                if self._expired(index, now_s, limit_s) is not None:
-                    self._split(piece, index)
-                    return
-
-    def _cut_expired_run(self, piece: _Piece, now_s: float, limit_s: float) -> None:
-        stop = piece.start
-        while stop < piece.stop and self._expired(stop, now_s, limit_s) is not None:
-            stop += 1
-        self._split(piece, stop)
-        run = self._pieces[-1]
-        run.condemned, run.not_before_s = RECORD_AGE_EXCEEDED, 0.0
+            old = next((index for index in range(piece.start + 1, piece.stop) if self._too_old(index, now_s)), piece.stop)
+            self._split(piece, old)
 
     def _split(self, piece: _Piece, at: int) -> None:
         """Cut the leftmost piece in two that both remember its attempts. `at` = its end leaves it whole."""
@@ -276,11 +266,6 @@ class FailureMachine:
         piece.start = at
         self._pieces.append(left)
 
-    def _expired(self, index: int, now_s: float, limit_s: float) -> float | None:
-        """How much too old the record is, or None while it is within the limit."""
-        over_s = now_s - self._arrivals_s[index] - limit_s
-        return over_s if over_s > 0 else None
-
-    def _wake_s(self, piece: _Piece) -> float:
-        """When there is something to do: the end of the pause."""
-        return piece.not_before_s
+    def _too_old(self, index: int, now_s: float) -> bool:
+        limit_s = self._policy.maximum_record_age_s
+        return limit_s >= 0 and now_s - self._arrivals_s[index] > limit_s

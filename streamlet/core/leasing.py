@@ -100,7 +100,7 @@ def plan(
         order = sorted(available, key=lambda _: random())
         return Plan(take=tuple(order[:need]))
     owner, most = max(loads.items(), key=lambda item: (item[1], item[0]))
-    if owner == me or most <= share and not (need > 1 and most > 1):
+    if owner == me or (most <= share and not (need > 1 and most > 1)):
         return Plan()
     theirs = sorted(lease.key for lease in active if lease.owner == owner and lease.checkpoint_owner is None)
     return Plan(steal=(theirs[int(random() * len(theirs))],)) if theirs else Plan()

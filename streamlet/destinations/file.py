@@ -89,7 +89,7 @@ def _sync_directory(directory: Path) -> None:
 
 def _explained(error: OSError) -> str:
     match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
+        case errno.ENOSPC | errno.EDQUOT | errno.EFBIG:
             return "the disk is full; free some space, and it is tried again"
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return "this user may not write there; change the permissions, or name another file"

@@ -1,6 +1,5 @@
 """The asyncio engine: carries out what core decides.
 
-clock        time, randomness and the executor of the real world
 leases       who holds which shard; every lease write, on a thread of its own
 invoke       one call of a handler, and what came of it
 ranges       a sink's open range: prepare, put, commit, and completing what another worker prepared

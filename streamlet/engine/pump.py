@@ -32,9 +32,9 @@ from streamlet.core.rolling import MemoryBudget, OpenRange, Roll
 from streamlet.engine.invoke import Invoker
 from streamlet.engine.leases import Acquired, LeaseKeeper, Leases
 from streamlet.engine.ranges import Closer, OpenRows, document_of
-from streamlet.errors import ServiceError, SinkError, StoreError
+from streamlet.errors import ConfigurationError, ServiceError, SinkError, StoreError
 from streamlet.hooks import BatchSettled, Event, HandlerFailed, RecordsGivenUp, ShardEnded, Trouble
-from streamlet.model.position import Position
+from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON, Position
 from streamlet.model.record import Record
 from streamlet.ports import Clock, Executor, Fetch, ShardReader, Source, StartingPosition
 from streamlet.spec import ConsumerSpec
@@ -136,6 +136,7 @@ class Pump:
         self._ahead = _Ahead()
         self._batcher = Batcher(spec.mapping.batch_size, spec.mapping.batching_window_s)
         self._behind_ms = 0
+        self._pinned = False
         # Without a sink: how far everything is settled, and how far the lease row knows it.
         self._settled: Position | None = None
         self._checkpointed_at_s = 0.0
@@ -190,8 +191,9 @@ class Pump:
 
     def _starting(self, position: Position) -> StartingPosition:
         start = self._spec.mapping.start
-        if position.is_sentinel and position == start.position:
-            return start
+        if position == AT_TIMESTAMP:
+            # The time is an option, not in the lease row. If the option has gone meanwhile, read more rather than less.
+            return start if start.position == AT_TIMESTAMP else StartingPosition(TRIM_HORIZON)
         return StartingPosition(position)
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -205,6 +207,7 @@ class Pump:
             if fetch is not None:
                 self._behind_ms = fetch.millis_behind_latest
                 if fetch.records:
+                    await self._pin_latest(fetch.records[0])
                     self._batcher.add(fetch.records, now_s)
                 ended = fetch.ended
             while (batch := self._batcher.next_batch(now_s)) is not None:
@@ -220,6 +223,15 @@ class Pump:
             await self._checkpoint_if_due()
         await self._checkpoint()
         return End.DRAINED
+
+    async def _pin_latest(self, first: Record) -> None:
+        """Event 1: a worker reads from LATEST and gets records. Event 2: it dies before its first checkpoint. If the lease still
+        said LATEST, its successor would begin at a later tip, and those records would be skipped. So the first record that
+        LATEST brought is written down, as the position just before it, before anything is done with it."""
+        if self._lease.checkpoint == LATEST and not self._pinned:
+            at = first.position
+            await self._leases.call(self._keeper.checkpoint, self.grip, Position(at.sequence, at.sub - 1))
+            self._pinned = True
 
     def _delay_s(self, now_s: float) -> float | None:
         wakes = [at_s for at_s in (self._batcher.wake_at_s(), self._open.wake_at_s()) if at_s is not None]
@@ -370,7 +382,11 @@ class Pump:
 
     async def _complete(self, prepared: PreparedRange) -> Position:
         """Read the prepared range again, run its handler again, and write the very same files. Returns where to go on."""
-        assert self._closer is not None, "a prepared range needs the sink that prepared it"
+        if self._closer is None:
+            raise ConfigurationError(
+                f"{self._spec.stream} {self.shard_id} holds a range that was prepared with a sink, and {self._spec.name} has none for this stream: "
+                "run the app with that sink until the range is committed"
+            )
         last = prepared.last_position
         reader = self._source.reader(self.shard_id, self._starting(self._lease.checkpoint))
         rows, first_read, done = OpenRows(), None, False

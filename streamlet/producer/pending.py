@@ -57,8 +57,6 @@ class PutPending(Entry, eq=False, gc=False):
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-                    # Whoever waits will see it, even if flush is woken first.
-                    self.seen = True
             self._waiters = None
 
     def __await__(self) -> Generator[Any, None, PutResult]:

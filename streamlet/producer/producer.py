@@ -102,7 +102,7 @@ class Producer:
             raise ConfigurationError("stream='': name the stream to put records into")
         if clock is None or random is None:
             # The real world's answers, where nobody gave others. Lazy, because only the engine's adapter may import time.
-            from streamlet.engine.clock import SystemClock, SystemRandom
+            from streamlet.clock import SystemClock, SystemRandom
 
             clock, random = clock or SystemClock(), random or SystemRandom()
         self.stream = stream
@@ -165,8 +165,9 @@ class Producer:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Send what is buffered, then close. Raises for failed records that nobody looked at (unless the body raised)."""
-        # 1. Take nothing more: a put from here on would never be sent.
+        # 1. Take nothing more: a put from here on would never be sent, and one that waits for room has put nothing yet.
         self._state = "closed"
+        self._turn_away()
         async with self._stack:
             cancelled = error if isinstance(error, asyncio.CancelledError) else None
             try:
@@ -453,12 +454,15 @@ class Producer:
         self._failed_more, self._first_failure = 0, None
         return _summed_up(count, first, self.stream) if isinstance(first, StreamletError) else None
 
-    def _abandon(self, packs: list[Pack]) -> None:
-        """Nobody sends any more: whoever waits must not wait for ever."""
+    def _turn_away(self) -> None:
         for _, granted in self._room:
             if not granted.done():
-                granted.set_exception(UsageError("the producer was closed while the record waited for room in its buffer"))
+                granted.set_exception(UsageError("the producer was closed while the record waited for room in its buffer; it was not sent"))
         self._room.clear()
+
+    def _abandon(self, packs: list[Pack]) -> None:
+        """Nobody sends any more: whoever waits must not wait for ever."""
+        self._turn_away()
         in_calls = (entry for pack in packs for entry in pack.entries)
         for entry in (*in_calls, *self._packer.take_all()):
             if isinstance(entry, PutPending) and not entry.done:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from streamlet.engine.clock import SystemClock, SystemRandom, ThreadExecutor
+from streamlet.clock import SystemClock, SystemRandom, ThreadExecutor
 from streamlet.engine.supervisor import Supervisor
 from streamlet.errors import ConfigurationError, StreamletError
 from streamlet.hooks import Listener
@@ -117,20 +117,29 @@ async def run_worker(app: Application, options: WorkerOptions, *, stop: asyncio.
     stopping = stop or asyncio.Event()
     with _signals_set(stopping):
         async with supervised(app.consumers, options, app.name) as supervisors, app.running():
-            try:
-                async with asyncio.TaskGroup() as tg:
-                    running = [tg.create_task(supervisor.run(), name="supervisor") for supervisor in supervisors]
-                    watching = tg.create_task(_stop_all(stopping, supervisors), name="stop")
-                    await asyncio.wait(running)
-                    watching.cancel()
-            except* StreamletError as group:
-                raise _leaf(group) from None
+            ends: list[StreamletError] = []
+            async with asyncio.TaskGroup() as tg:
+                running = [tg.create_task(_run(supervisor, stopping, ends), name="supervisor") for supervisor in supervisors]
+                watching = tg.create_task(_stop_all(stopping, supervisors), name="stop")
+                await asyncio.wait(running)
+                watching.cancel()
+            if ends:
+                raise ends[0]
     return [error for supervisor in supervisors for error in supervisor.failures]
 
 
 def run_worker_blocking(app: Application, options: WorkerOptions) -> list[StreamletError]:
     """`run_worker` with an event loop of its own."""
     return asyncio.run(run_worker(app, options))
+
+
+async def _run(supervisor: Supervisor, stopping: asyncio.Event, ends: list[StreamletError]) -> None:
+    """What ends one consumer drains the others, too, instead of cutting them off."""
+    try:
+        await supervisor.run()
+    except StreamletError as error:
+        ends.append(error)
+        stopping.set()
 
 
 async def _stop_all(stopping: asyncio.Event, supervisors: Sequence[Supervisor]) -> None:
@@ -160,9 +169,3 @@ def _signals_set(stopping: asyncio.Event) -> Any:
     finally:
         for number in caught:
             loop.remove_signal_handler(number)
-
-
-def _leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

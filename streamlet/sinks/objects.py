@@ -53,7 +53,7 @@ class ObjectStore:
                 self._backend = _Files(Path(unquote(rest)))
             case "memory":
                 self._backend = _Memory(rest)
-            case "s3" if rest.strip("/"):
+            case "s3" if rest and not rest.startswith("/"):
                 bucket, _, prefix = rest.partition("/")
                 self._backend = _S3(bucket, prefix.strip("/"), _s3_config(url, options, os.environ))
             case _:
@@ -65,14 +65,10 @@ class ObjectStore:
         return f"ObjectStore({self.url!r})"  # no options: there may be secrets in them
 
     def check(self) -> None:
-        """Can objects be created here, and are taken keys respected? Raises SinkError with what to do if not.
-
-        Leaves an empty object `_streamlet/writable` behind (no reader looks at it); nothing has to be deleted, since a writer
-        may not have the right to.
-        """
-        if self.put_if_absent(_MARKER, b"") and self.put_if_absent(_MARKER, b""):
+        """Can objects be created here, and are taken keys respected? Raises SinkError with what to do if not."""
+        if not self._call(self._backend.respects_taken_keys):
             raise SinkError(
-                f"{self.url} ignores If-None-Match (it took the same key twice): nothing can be exactly once there; use another store"
+                f"{self.url} took the same new key twice (it ignores If-None-Match): nothing is exactly once there; use another store"
             )
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
@@ -99,6 +95,7 @@ class ObjectStore:
 
 
 class _Backend(Protocol):
+    def respects_taken_keys(self) -> bool: ...
     def put_if_absent(self, key: str, data: bytes) -> bool: ...
     def put(self, key: str, data: bytes) -> None: ...
     def get(self, key: str) -> bytes | None: ...
@@ -116,9 +113,15 @@ class _Memory:
         with self._lock:
             self._objects: dict[str, bytes] = self._named.setdefault(name, {}) if name else {}
 
+    def respects_taken_keys(self) -> bool:
+        return True
+
     def put_if_absent(self, key: str, data: bytes) -> bool:
         with self._lock:
-            return self._objects.setdefault(key, data) is data if key not in self._objects else False
+            if key in self._objects:
+                return False
+            self._objects[key] = data
+            return True
 
     def put(self, key: str, data: bytes) -> None:
         with self._lock:
@@ -142,6 +145,20 @@ class _Files:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+
+    def respects_taken_keys(self) -> bool:
+        # Does all that put_if_absent does, and leaves nothing behind.
+        first, second = self._written(self._root, b""), self._written(self._root, b"")
+        try:
+            os.link(first, second)
+        except FileExistsError:
+            second.unlink()
+            os.link(first, second)
+            return True
+        finally:
+            first.unlink(missing_ok=True)
+            second.unlink(missing_ok=True)
+        return False
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         target = self._path(key)
@@ -247,6 +264,11 @@ class _S3:
         self._bucket, self._prefix, self._config = bucket, prefix, config
         self._lock = threading.Lock()
         self._opened: Any = None
+
+    def respects_taken_keys(self) -> bool:
+        # Leaves an empty object: a writer may not have the right to delete. S3 looks at rights before it looks at the key, so
+        # this finds missing ones also when the object is there.
+        return not (self.put_if_absent(_MARKER, b"") and self.put_if_absent(_MARKER, b""))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         import obstore.exceptions

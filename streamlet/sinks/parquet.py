@@ -64,7 +64,7 @@ class ParquetSink:
 
     url: str
     _: KW_ONLY
-    schema: Any = None
+    schema: Any = field(default=None, repr=False)  # as long as the table is wide
     partition_by: Sequence[str] = ()
     roll: Roll | None = None
     compression: str = "zstd"

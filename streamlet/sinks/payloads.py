@@ -22,7 +22,8 @@ from typing import Any, Final
 import orjson
 import pyarrow as pa
 
-from streamlet.sinks.rows import Misfit, check_required, table_of_rows, with_types
+from streamlet.errors import InternalError
+from streamlet.sinks.rows import Misfit, check_required, relaxed, table_of_rows, with_types
 
 __all__ = ["PayloadReader"]
 
@@ -38,8 +39,9 @@ class PayloadReader:
 
         self._json: Any = pyarrow.json
         self._schema, self._extra = schema, extra
+        self._built = relaxed(schema)
         self._read_schema = pa.schema([field.with_type(with_types(field.type, _as_read)) for field in schema])
-        self._casts = [number for number, field in enumerate(schema) if field.type != self._read_schema.field(number).type]
+        self._casts = [number for number, field in enumerate(self._built) if field.type != self._read_schema.field(number).type]
         self._bulk = not any(_has_binary(field.type) for field in schema) and self._readable()
 
     def _readable(self) -> bool:
@@ -53,6 +55,8 @@ class PayloadReader:
 
     def table(self, payloads: Sequence[bytes]) -> pa.Table:
         """One row per payload. Raises Misfit for a payload that does not fit (one of them, not always the first)."""
+        if not payloads:
+            return self._built.empty_table()
         if not self._bulk:
             return self._one_by_one(payloads)
         if not _are_objects(payloads):
@@ -76,11 +80,11 @@ class PayloadReader:
             raise ValueError("there are several objects in one record")
         if self._casts:
             for number in self._casts:
-                field = self._schema.field(number)
+                field = self._built.field(number)
                 table = table.set_column(number, field, table.column(number).cast(field.type))
         for number, field in enumerate(self._schema):
             check_required(table.column(number).combine_chunks(), field)
-        return pa.Table.from_arrays(table.columns, schema=self._schema)
+        return pa.Table.from_arrays(table.columns, schema=self._built)
 
     def _read(self, joined: bytes) -> pa.Table:
         json = self._json
@@ -117,7 +121,7 @@ class PayloadReader:
             else:
                 high = middle
         if self._good(payloads[low:high]):
-            raise AssertionError(f"each payload parses, but not all together: {said}")
+            raise InternalError(f"each payload parses by itself, but not all together: {said}")
         return Misfit(low, self._explained(payloads[low], said))
 
     def _good(self, payloads: Sequence[bytes]) -> bool:

@@ -33,7 +33,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-__all__ = ["Misfit", "check_required", "fields_of", "table_of_rows", "with_types"]
+__all__ = ["Misfit", "check_required", "fields_of", "relaxed", "table_of_rows", "with_types"]
 
 _NONE: Final = type(None)
 
@@ -48,17 +48,19 @@ class Misfit(Exception):
 
 
 def table_of_rows(rows: Sequence[Any], schema: pa.Schema, *, extra: str, base64: bool = False) -> pa.Table:
-    """Rows to a table of exactly `schema`. Raises Misfit for a row that does not fit (one of them, not always the first).
+    """Rows to a table of `relaxed(schema)`, with the nulls checked that `schema` forbids. Raises Misfit for a row that does not
+    fit (one of them, not always the first).
 
     `extra`: "error" refuses fields that the schema does not have, "drop" leaves them out. `base64`: text in a binary column is
     base64, as in JSON.
     """
+    built = relaxed(schema)
     arrays = []
-    for field, values in zip(schema, _extract(rows, schema.names, extra, ""), strict=True):
-        array = _convert(values, field.type, field.name, extra=extra, base64=base64)
+    for field, kind, values in zip(schema, built.types, _extract(rows, schema.names, extra, ""), strict=True):
+        array = _convert(values, kind, field.name, extra=extra, base64=base64)
         check_required(array, field)
         arrays.append(array)
-    return pa.Table.from_arrays(arrays, schema=schema)
+    return pa.Table.from_arrays(arrays, schema=built)
 
 
 # ── taking rows apart ────────────────────────────────────────────────────────────────────────────────────────────
@@ -364,13 +366,24 @@ def _forbids(kind: pa.DataType) -> bool:
     return False
 
 
+def relaxed(schema: pa.Schema) -> pa.Schema:
+    """`schema` with every field inside a column nullable.
+
+    Arrow's Parquet writer refuses a required field in a struct that may itself be null, as soon as one is; so what is required
+    inside is checked here, and stored as optional."""
+    return pa.schema([field.with_type(with_types(field.type, lambda _: None)) for field in schema])
+
+
 def with_types(kind: pa.DataType, change: Callable[[pa.DataType], pa.DataType | None]) -> pa.DataType:
-    """`kind` with each part for which `change` gives another type replaced."""
+    """`kind`, each part for which `change` gives another type replaced, and every field inside nullable."""
     replaced = change(kind)
     if replaced is not None:
         return replaced
     if pa.types.is_struct(kind):
-        return pa.struct([child.with_type(with_types(child.type, change)) for child in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(with_types(kind.value_type, change)))
+        return pa.struct([child.with_type(with_types(child.type, change)).with_nullable(True) for child in kind])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(with_types(kind.value_type, change)).with_nullable(True))
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, with_types(kind.item_type, change))
     return kind

@@ -57,7 +57,24 @@ def resolve_schema(schema: Any) -> Any:
         raise ConfigurationError("the schema has no columns")
     if doubled := sorted({name for name in resolved.names if resolved.names.count(name) > 1}):
         raise ConfigurationError(f"the schema has column {doubled[0]!r} twice")
+    _refuse_unwritable(resolved)
     return resolved.remove_metadata()
+
+
+def _refuse_unwritable(schema: Any) -> None:
+    """Find a type that Parquet does not have now, not when the first file is due."""
+    pa = load_pyarrow()
+    import pyarrow.parquet as pq
+
+    for field in schema:
+        if pa.types.is_dictionary(field.type):
+            raise ConfigurationError(
+                f"schema: column {field.name!r} is {field.type}; use its values' type, Parquet makes dictionaries by itself"
+            )
+        try:
+            pq.write_table(pa.schema([field]).empty_table(), pa.BufferOutputStream())
+        except (pa.ArrowException, ValueError) as error:
+            raise ConfigurationError(f"schema: column {field.name!r} is {field.type}, which Parquet cannot hold: {error}") from error
 
 
 # ── from text ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -140,7 +140,7 @@ class PollingReader:
             except PASSING as error:
                 self._wait_out(error)
             except NotFound as error:
-                if self._shard_id not in str(error):
+                if not await self._was_removed():
                     raise
                 # The stream is there, the shard is not: retention removed it, with everything in it.
                 self._tell(error)
@@ -161,6 +161,16 @@ class PollingReader:
                 ) from error
             else:
                 return self._fetch(answer)
+
+    async def _was_removed(self) -> bool:
+        """Is the stream still there, without this shard? Of a deleted stream GetRecords only says that the shard is missing."""
+        clock = self._source.clock
+        while True:
+            try:
+                return all(shard.shard_id != self._shard_id for shard in await self._source.list_shards())
+            except PASSING as error:
+                self._wait_out(error)
+                await clock.sleep(max(0.0, self._due_at_s - clock.monotonic()))
 
     async def _make_iterator(self) -> str:
         place, source = self._place, self._source

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from streamlet.broker import Broker
+from streamlet.clock import SystemClock, SystemRandom
 from streamlet.destinations.file import FileDestination
-from streamlet.engine.clock import SystemClock, SystemRandom
 from streamlet.hooks import BatchSettled, Event
 from streamlet.kinesis.client import KinesisClient
 from streamlet.model.record import Record

@@ -107,8 +107,9 @@ def _position_at(call: Call, request: _Request, shard: Shard) -> int:
         raise invalid_argument(
             "Must specify timestampInMillis parameter for iterator of type AT_TIMESTAMP. Current request has no timestamp parameter."
         )
-    # A double of epoch seconds is off by up to 0.2 µs: rounded, not cut, or 1.001 s would become millisecond 1000.
-    timestamp_ms = round(request.timestamp * 1000)
+    # Cut, not rounded: a client that asks for its own "now", with microseconds, must not come to lie in the future.
+    # The microsecond on top makes good for arithmetic on doubles that ended a hair below a whole millisecond.
+    timestamp_ms = int(request.timestamp * 1000 + 0.001)
     if timestamp_ms > call.now_ms:
         raise invalid_argument(
             "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis. "

@@ -71,7 +71,7 @@ def test_a_connection_that_breaks_before_or_after_the_write(broker: Broker, clie
     """The client sees the same; only the stream knows."""
     for fault, stored in ((broker.faults.reset_before, 0), (broker.faults.reset_after, 1)):
         fault("PutRecord")
-        with pytest.raises(botocore.exceptions.ConnectionError):
+        with pytest.raises(botocore.exceptions.ConnectionClosedError):
             client.put_record(StreamName="s", Data=b"x", PartitionKey="k")
         assert broker.state.streams["s"].shards[0].tip - 1 == stored
     client.put_record(StreamName="s", Data=b"x", PartitionKey="k")

@@ -240,7 +240,7 @@ def test_a_dry_run_checks_and_stores_nothing(world: InlineBroker) -> None:
 def test_fast_and_careful_path_of_put_records_agree(world: InlineBroker) -> None:
     """A fraction where nobody looks at it, null members and unknown ones go the careful way, with the same result."""
     plain = world.put("a")
-    odd = {
+    odd: dict[str, Any] = {
         "Records": [{"Data": "YQ==", "PartitionKey": "k", "ExplicitHashKey": None, "New": 1}],
         "StreamName": "s",
         "StreamARN": None,

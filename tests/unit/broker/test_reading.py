@@ -108,6 +108,27 @@ def test_at_timestamp_counts_milliseconds(world: InlineBroker) -> None:
     assert list(read.values()) == [["r0", "r1", "r2"], ["r0", "r1", "r2"], ["r1", "r2"], ["r2"], []]
 
 
+def test_an_arrival_time_finds_its_record_again(world: InlineBroker) -> None:
+    """As a double of seconds, which is a little below or above the millisecond it stands for."""
+    for ms in range(1000):
+        world.now_s = EPOCH_S + (ms + 0.5) / 1000
+        world.put(str(ms))
+    world.now_s += 1
+    for record in world.ask("GetRecords", ShardIterator=world.iterator(0))["Records"]:
+        at = record["ApproximateArrivalTimestamp"]
+        found = world.ask("GetRecords", ShardIterator=world.iterator(0, "AT_TIMESTAMP", Timestamp=at), Limit=1)
+        assert found["Records"] == [record]
+
+
+def test_now_with_microseconds_is_not_in_the_future(world: InlineBroker) -> None:
+    world.put("a")
+    world.now_s = EPOCH_S + 0.0019
+    assert world.read(world.iterator(0, "AT_TIMESTAMP", Timestamp=EPOCH_S + 0.0019)) == []
+    assert world.read(world.iterator(0, "AT_TIMESTAMP", Timestamp=EPOCH_S + 0.0009)) == ["a"]
+    world.now_s = EPOCH_S + 1
+    assert world.read(world.iterator(0, "AT_TIMESTAMP", Timestamp=EPOCH_S - 1e-7)) == ["a"]
+
+
 def test_at_timestamp_resolves_to_the_tip_and_sees_what_comes_then(world: InlineBroker) -> None:
     world.put("old")
     world.now_s += 1

@@ -247,8 +247,11 @@ def test_a_stream_deleted_while_updating_goes_away() -> None:
     world.ask("CreateStream", StreamName="s", ShardCount=1)
     world.now_s += 1
     split(world, 0, 2**127)
+    world.now_s += 0.5
     world.ask("DeleteStream", StreamName="s")
-    world.now_s += 1
+    world.now_s += 0.5  # the split takes effect; it does not bring the stream back
+    assert world.ask("DescribeStreamSummary", StreamName="s")["StreamDescriptionSummary"]["StreamStatus"] == "DELETING"
+    world.now_s += 0.5
     assert world.ask("ListStreams")["StreamNames"] == []
 
 
@@ -296,8 +299,8 @@ def test_after_any_reshards_the_open_shards_tile_the_ring_and_nothing_is_lost(se
         seen.update(record["PartitionKey"] for record in answer["Records"])
         todo += [child["ShardId"] for child in answer.get("ChildShards", ())]
     assert seen == expected
-    for shard in listed(world):
-        limits = shard["SequenceNumberRange"]
+    for found in listed(world):
+        limits = found["SequenceNumberRange"]
         assert int(limits["StartingSequenceNumber"]) < int(limits.get("EndingSequenceNumber", 10**60))
 
 

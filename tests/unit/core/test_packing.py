@@ -23,7 +23,7 @@ def entry(key: str, data: bytes = b"", hash_key: str | None = None) -> Entry:
 
 
 def packer(**options: object) -> Packer:
-    return Packer(**{"backoff_s": lambda failures: float(failures), "linger_s": 0.0, **options})  # type: ignore[arg-type]
+    return Packer(**{"backoff_s": float, "linger_s": 0.0, **options})  # type: ignore[arg-type]
 
 
 class Service:
@@ -56,7 +56,8 @@ def test_order_holds_and_nothing_is_lost_whatever_fails(data: st.DataObject) -> 
     keys = data.draw(st.lists(st.sampled_from("abcde"), max_size=40), label="keys")
     size = data.draw(st.integers(1, 4), label="call size")
     machine, service, now_s = packer(call_records_max=size), Service(), 0.0
-    waiting, flying, settled = list(enumerate(keys)), [], []
+    waiting, settled = list(enumerate(keys)), list[int]()
+    flying: list[Pack] = []
     for _ in range(600):
         action = data.draw(st.sampled_from(["add", "call", "answer", "lose", "tick"])) if waiting or flying else "tick"
         if action == "add" and waiting:
@@ -180,9 +181,9 @@ def test_records_linger_until_full_or_late_or_hurried() -> None:
     machine.hurry = False
     assert machine.next_call(15.0) is not None
     machine.add(entry("b"), 20.0)
-    assert not machine.is_full
+    full = [machine.is_full]
     machine.add(entry("c"), 20.0)
-    assert machine.is_full
+    assert [*full, machine.is_full] == [False, True]
     assert machine.next_call(20.0) is not None
 
 

@@ -15,14 +15,24 @@ import pytest
 
 from streamlet import App, Batch
 from streamlet.broker import Broker
+from streamlet.clock import SystemClock, SystemRandom, ThreadExecutor
 from streamlet.core.prepared import PreparedRange
 from streamlet.core.rolling import Roll
-from streamlet.engine.clock import SystemClock, SystemRandom, ThreadExecutor
 from streamlet.engine.supervisor import Supervisor
 from streamlet.errors import HandlerError, ReplayDiffers, SinkError
-from streamlet.hooks import BatchSettled, Event, HandlerFailed, LeaseTaken, RangeCommitted, RangePrepared, RecordsGivenUp, ShardEnded, Trouble
+from streamlet.hooks import (
+    BatchSettled,
+    Event,
+    HandlerFailed,
+    LeaseTaken,
+    RangeCommitted,
+    RangePrepared,
+    RecordsGivenUp,
+    ShardEnded,
+    Trouble,
+)
 from streamlet.kinesis.client import KinesisClient
-from streamlet.model.position import SHARD_END, TRIM_HORIZON
+from streamlet.model.position import LATEST, SHARD_END, TRIM_HORIZON
 from streamlet.model.record import Record
 from streamlet.ports import FailureDocument, LeaseStore, SinkObject
 from streamlet.producer import Producer
@@ -356,3 +366,29 @@ async def test_records_without_rows_move_the_checkpoint_and_write_no_file() -> N
         assert checkpoints(w.store)["shardId-000000000000"] > TRIM_HORIZON
     assert sink.files == {}
     assert w.of(RangePrepared) == []
+
+
+async def test_latest_is_pinned_by_its_first_record() -> None:
+    """A worker that began at LATEST dies before its first checkpoint: its successor begins where it did, not at a later tip."""
+    app, seen = App("numbers"), []
+    block = asyncio.Event()
+
+    @app.on_record(STREAM, batch_size=10, starting_position="LATEST")
+    async def handle(record: Record) -> None:
+        await block.wait()
+        seen.append((record.position.sequence, record.value["n"]))
+
+    async with world(app) as w:
+        await w.put([0])
+        count = 1
+        async with w.worker(crash=True):
+            while checkpoints(w.store).get("shardId-000000000000", LATEST) == LATEST:
+                await w.put([count])
+                count += 1
+        pinned = checkpoints(w.store)["shardId-000000000000"]
+        await w.put([count])
+        block.set()
+        async with w.worker():
+            await w.until(lambda: bool(seen) and seen[-1][1] == count)
+    assert seen[0][0] == pinned.sequence
+    assert [n for _, n in seen] == list(range(seen[0][1], count + 1))

@@ -120,7 +120,7 @@ async def test_reads_are_repeated_a_few_times_and_puts_are_not() -> None:
     async with Broker(streams={"s": 1}) as broker, KinesisClient(endpoint_url=broker.endpoint_url, clock=clock) as client:
         broker.faults.reset_before("ListShards", 2)
         assert len(await client.list_shards("s")) == 1
-        assert clock.slept_s == [0.075, 0.15]
+        assert clock.slept_s == pytest.approx([0.075, 0.15])
         broker.faults.reset_before("ListShards", 3)
         with pytest.raises(Unavailable):
             await client.list_shards("s")
@@ -170,7 +170,7 @@ async def test_an_answer_that_is_not_kinesis() -> None:
             await client.put_records("s", [PutEntry(b"", "k")])
     spelled = Says(400, b'{"__type":"com.amazon.coral#AccessDeniedException","Message":"not you"}')
     async with KinesisClient(endpoint_url="http://127.0.0.1:1", clock=StepClock(), transport=spelled) as client:
-        with pytest.raises(AccessRefused, match="not you.*allow kinesis:GetRecords"):
+        with pytest.raises(AccessRefused, match=r"not you.*allow kinesis:GetRecords"):
             await client.get_records("i", 1)
 
 
@@ -192,7 +192,9 @@ async def test_region_endpoint_and_credentials_come_from_the_environment(monkeyp
     monkeypatch.setenv("AWS_ENDPOINT_URL_KINESIS", "http://localhost:2")
     async with KinesisClient(clock=StepClock(), transport=says) as client:
         assert client.endpoint_url == "http://localhost:2"
-    async with KinesisClient("us-west-2", "http://localhost:3", clock=StepClock(), transport=says, credentials=Credentials("a", "b")) as client:
+    async with KinesisClient(
+        "us-west-2", "http://localhost:3", clock=StepClock(), transport=says, credentials=Credentials("a", "b")
+    ) as client:
         assert (client.endpoint_url, client.region) == ("http://localhost:3", "us-west-2")
 
 

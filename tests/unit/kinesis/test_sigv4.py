@@ -39,9 +39,9 @@ def botocores(monkeypatch: pytest.MonkeyPatch, url: str, body: bytes, credential
 def test_the_signature_is_botocores(monkeypatch: pytest.MonkeyPatch, url: str, token: str | None) -> None:
     """For several bodies, moments and secrets with one signer, so that its caches are looked at, too."""
     signer = Signer(url, "eu-west-1")
-    for access, secret in (("AKIDEXAMPLE", "secret"), ("AKIDOTHER", "other")):
-        credentials = Credentials(access, secret, token)
-        for now_s in (1_700_000_000.25, 1_700_000_000.75, 1_700_000_001.0, 1_700_100_000.0):
+    for now_s in (1_700_000_000.25, 1_700_000_000.75, 1_700_000_001.0, 1_700_100_000.0):
+        for access, secret in (("AKIDEXAMPLE", "secret"), ("AKIDOTHER", "other")):
+            credentials = Credentials(access, secret, token)
             for body in (b"", b'{"StreamName":"s"}', bytes(range(256))):
                 ours = signer.headers(TARGET, body, credentials, now_s)
                 theirs = botocores(monkeypatch, url, body, credentials, now_s)
