@@ -8,6 +8,7 @@ import signal
 import click
 
 from streamlet.broker import serve
+from streamlet.broker.server import new_loop
 from streamlet.cli.commands import exit_codes
 from streamlet.errors import ConfigurationError, UsageError
 
@@ -53,10 +54,5 @@ def command(host: str, port: int, shards: tuple[str, ...]) -> None:
     Any AWS SDK works against it: AWS_ENDPOINT_URL_KINESIS=http://127.0.0.1:4567
     """
     streams = streams_of(shards)
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        asyncio.run(_serve(host, port, streams))
-    else:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(host, port, streams))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(_serve(host, port, streams))

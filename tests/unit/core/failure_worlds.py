@@ -237,7 +237,10 @@ def age_complaints(core: ModuleType, n: int, old: frozenset[int], *, reports: bo
     The old ones are given up without a call, in runs; the young are handled by themselves; everything stays in order."""
     arrivals = [NOW_S - 61 if index in old else NOW_S for index in range(n)]
     policy = core.FailurePolicy(maximum_record_age_s=60, maximum_retry_attempts=5)
-    machine, now_s, settled, docs, called, failures = core.FailureMachine(arrivals, policy), NOW_S, [], [], set(), 2
+    machine, now_s, failures = core.FailureMachine(arrivals, policy), NOW_S, 2
+    settled: list[int] = []
+    called: set[int] = set()
+    docs: list[tuple[int, int, str, int]] = []
     for _ in range(200):
         step = machine.next_step(now_s)
         if isinstance(step, core.Finished):

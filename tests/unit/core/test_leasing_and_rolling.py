@@ -149,7 +149,7 @@ def test_every_difference_of_a_remade_range_is_named() -> None:
 
 def test_positions_sort_as_the_kcl_sorts_them() -> None:
     order = [Position.parse("AT_TIMESTAMP"), TRIM_HORIZON, LATEST, Position(0), Position(9), Position(9, 1), Position(10), SHARD_END]
-    assert sorted(reversed(order)) == order
+    assert sorted(order[3:] + order[:3]) == order
     assert [Position.parse(position.text, position.sub) for position in order] == order
     assert not Position(10**129 - 1).is_sentinel
     for text in ("", "-1", "1e5", "TRIM", "٣"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -106,11 +106,13 @@ def test_a_dead_workers_leases_are_taken_and_its_prepared_range_comes_with_them(
 def test_a_zombies_writes_are_refused(first: Worker, store: Flaky, clock: Time) -> None:
     second = Worker(store, "second", clock)
     expire_and_take(second, clock)
-    for write in (
-        lambda: first.keeper.checkpoint(first.grip(KEY), Position(5)),
-        lambda: first.keeper.prepare(first.grip(KEY), Position(5), b""),
-        lambda: first.keeper.finish(first.grip(KEY), ()),
-    ):
+    grip = first.grip(KEY)
+    writes: list[Callable[[], None]] = [
+        lambda: first.keeper.checkpoint(grip, Position(5)),
+        lambda: first.keeper.prepare(grip, Position(5), b""),
+        lambda: first.keeper.finish(grip, ()),
+    ]
+    for write in writes:
         with pytest.raises(LeaseLost):
             write()
     row = store.read(KEY)

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -210,15 +211,21 @@ async def test_crashes_at_any_moment_lose_nothing_and_double_nothing() -> None:
     sink, documents, poison = Files(rows_max=30, partition=lambda n: f"p{n % 3}"), Documents(), frozenset(range(17, 1000, 101))
     moments = random.Random(20130101)
     async with world(delivering(sink, documents, poison), shards=2) as w:
+
+        def done() -> bool:
+            return len(sink.rows) + len(set(documents.values)) >= 1000
+
+        def reached(kind: type, before: int) -> bool:
+            return done() or any(isinstance(event, kind) for event in w.events[before:])
+
         await w.put(range(1000))
         for _ in range(30):
             before = len(w.events)
             kind = moments.choice([RangePrepared, RangePrepared, RangePrepared, LeaseTaken, RangeCommitted, BatchSettled, HandlerFailed])
             async with w.worker(crash=True):
-                done = lambda: len(sink.rows) + len(set(documents.values)) >= 1000  # noqa: E731
-                await w.until(lambda: done() or any(isinstance(event, kind) for event in w.events[before:]))  # noqa: B023
+                await w.until(partial(reached, kind, before))
         async with w.worker():
-            await w.until(lambda: len(sink.rows) + len(set(documents.values)) >= 1000)
+            await w.until(done)
     assert {n: c for n, c in Counter(sink.rows).items() if c != 1} == {}
     assert sorted({*sink.rows, *documents.values}) == list(range(1000))
     assert set(documents.values) == poison
@@ -311,7 +318,7 @@ async def test_resharding_is_followed_in_order() -> None:
     async with world(app, shards=2) as w:
         async with w.worker():
             await w.put(range(100))
-            w.broker.split_shard(STREAM, "shardId-000000000000", str(2**126))
+            w.broker.split_shard(STREAM, "shardId-000000000000", 2**126)
             await w.put(range(100, 200))
             w.broker.merge_shards(STREAM, "shardId-000000000003", "shardId-000000000001")
             await w.put(range(200, 300))
