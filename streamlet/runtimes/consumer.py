@@ -102,6 +102,7 @@ class Consumer:
         # One batch per shard is in hand at most (each pump waits for its answer), so the queue is bounded by the shards.
         self._waiting: asyncio.Queue[ReceivedBatch | None] = asyncio.Queue()
         self._stack = AsyncExitStack()
+        self._error: StreamletError | None = None
         self._unanswered: set[asyncio.Future[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -115,15 +116,21 @@ class Consumer:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        # A block that raised keeps its own exception.
         self._supervisor.stop()
         for answer in self._unanswered:
             if not answer.done():
                 answer.set_exception(NotTaken("the consumer closed before it answered"))
         await self._stack.__aexit__(None, None, None)
+        if exc_info[0] is None:
+            self._raise()
 
     async def _run(self) -> None:
         try:
             await self._supervisor.run()
+        except StreamletError as error:
+            # Told where the program looks: in its loop, or when it leaves the block.
+            self._error = error
         finally:
             self._waiting.put_nowait(None)
 
@@ -139,3 +146,12 @@ class Consumer:
     async def __aiter__(self) -> AsyncIterator[ReceivedBatch]:
         while (received := await self._waiting.get()) is not None:
             yield received
+        self._waiting.put_nowait(None)
+        self._raise()
+
+    def _raise(self) -> None:
+        error, self._error = self._error, None
+        if error is None and self._supervisor.failures:
+            error = self._supervisor.failures.pop(0)
+        if error is not None:
+            raise error

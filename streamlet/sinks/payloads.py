@@ -9,6 +9,9 @@ wrong record would break the exactly-once bookkeeping, so it must be certain tha
                                                         string is JSON
     and there are as many rows as payloads              then each gives exactly one
 
+The first of these also keeps the process alive: a text that begins with `null` crashes pyarrow.json (26.0.1, apache/arrow
+issue 47409), and a poison record must not take its worker down, again and again.
+
 Line breaks inside a payload are harmless: all is one block, and there they are white space.
 
 Schemas with types that pyarrow.json does not read (binary, map, …) go through orjson and `rows`: two to three times the cost.

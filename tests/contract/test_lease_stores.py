@@ -206,6 +206,24 @@ def _race(runners: list[Callable[[], bool]]) -> list[bool]:
         return list(pool.map(run, runners))
 
 
+def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:
+    """A fleet starts together: each either makes the table or finds it, and nobody fails because somebody else was quicker."""
+    for attempt in range(5):
+        stores = [SqliteLeaseStore(tmp_path / f"{attempt}.db", table="app.stream") for _ in range(8)]
+        won = _race([_opener(store) for store in stores])
+        assert sum(won) == 1
+        for store in stores:
+            store.close()
+
+
+def _opener(store: LeaseStore) -> Callable[[], bool]:
+    def run() -> bool:
+        store.open()
+        return store.create(Lease(key="shard"))
+
+    return run
+
+
 def _increment(path: str, times: int) -> None:
     store = SqliteLeaseStore(path)
     store.open()

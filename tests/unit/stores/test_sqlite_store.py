@@ -118,6 +118,9 @@ def test_a_held_lock_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(StoreError, match="kept it locked"):
         store.create(Lease(key="a"))
     assert store.scan() == []  # readers do not wait
+    # Whether the file can be written is found when it is opened, although the table is there.
+    with pytest.raises(StoreError, match="kept it locked"):
+        SqliteLeaseStore(tmp_path / "a.db").open()
     holder.execute("ROLLBACK")
     holder.close()
     assert store.create(Lease(key="a"))

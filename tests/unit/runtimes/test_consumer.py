@@ -1,0 +1,124 @@
+"""A loop of one's own over the engine: ack, nack, leaving early."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamlet import ConfigurationError, Consumer, FileDestination, Producer, UsageError
+from streamlet.broker import Broker
+from streamlet.errors import NotFound
+
+
+def consumer(broker: Broker, tmp_path: Path, **options: Any) -> Consumer:
+    return Consumer(
+        "s", endpoint_url=broker.endpoint_url, state=f"sqlite:///{tmp_path}/leases.db", poll_interval_s=0.05, failover_s=0.5, **options
+    )
+
+
+async def put(broker: Broker, numbers: range) -> None:
+    async with Producer("s", endpoint_url=broker.endpoint_url) as producer:
+        await producer.put_many([(json.dumps(n).encode(), "key") for n in numbers])
+
+
+async def take(opened: Consumer, count: int) -> list[int]:
+    seen: list[int] = []
+    async with asyncio.timeout(30):
+        async for batch in opened:
+            seen += [record.value for record in batch]
+            await batch.ack()
+            if len(seen) >= count:
+                break
+    return seen
+
+
+async def test_what_was_acknowledged_is_behind_and_the_rest_comes_again(tmp_path: Path) -> None:
+    async with Broker(streams={"s": 1}) as broker:
+        await put(broker, range(30))
+        async with consumer(broker, tmp_path, batch_size=10) as opened, asyncio.timeout(30):
+            async for batch in opened:
+                numbers = [record.value for record in batch]
+                if numbers[0] == 20:
+                    break  # without an answer
+                await batch.ack()
+        async with consumer(broker, tmp_path, batch_size=10) as opened:
+            assert await take(opened, 10) == list(range(20, 30))
+
+
+async def test_nack_is_a_failure_like_any_other(tmp_path: Path) -> None:
+    """Bisected until the poison is alone, then given up to the destination."""
+    destination, seen = FileDestination(str(tmp_path / "failed.jsonl")), []
+    async with Broker(streams={"s": 1}) as broker:
+        await put(broker, range(10))
+        options = {"maximum_retry_attempts": 0, "bisect_batch_on_function_error": True, "on_failure": destination}
+        async with consumer(broker, tmp_path, **options) as opened, asyncio.timeout(30):
+            async for batch in opened:
+                numbers = [record.value for record in batch]
+                if 6 in numbers:
+                    await batch.nack(ValueError("six"))
+                else:
+                    seen += numbers
+                    await batch.ack()
+                if len(seen) == 9:
+                    break
+    assert seen == [n for n in range(10) if n != 6]
+    assert json.loads((tmp_path / "failed.jsonl").read_text())["KinesisBatchInfo"]["batchSize"] == 1
+
+
+async def test_nack_with_a_record_keeps_those_before_it(tmp_path: Path) -> None:
+    batches = []
+    async with Broker(streams={"s": 1}) as broker:
+        await put(broker, range(10))
+        async with consumer(broker, tmp_path) as opened, asyncio.timeout(30):
+            async for batch in opened:
+                batches.append([record.value for record in batch])
+                if len(batches) == 1:
+                    await batch.nack("later", record=batch.batch[4])
+                else:
+                    await batch.ack()
+                    break
+    assert batches == [list(range(10)), list(range(4, 10))]
+
+
+async def test_a_second_answer_is_refused(tmp_path: Path) -> None:
+    async with Broker(streams={"s": 1}) as broker:
+        await put(broker, range(1))
+        async with consumer(broker, tmp_path) as opened, asyncio.timeout(30):
+            async for batch in opened:
+                await batch.ack()
+                with pytest.raises(UsageError, match="answered already"):
+                    await batch.ack()
+                break
+
+
+async def test_a_missing_stream_is_told(tmp_path: Path) -> None:
+    """In the loop, and also to a program that only leaves the block."""
+    async with Broker() as broker, consumer(broker, tmp_path) as opened:
+        with pytest.raises(NotFound, match="create the stream"):
+            await take(opened, 1)
+
+
+async def test_the_bodys_own_exception_comes_out_as_it_is(tmp_path: Path) -> None:
+    async with Broker(streams={"s": 1}) as broker:
+        await put(broker, range(1))
+
+        async def body() -> None:
+            async with consumer(broker, tmp_path) as opened, asyncio.timeout(30):
+                async for _ in opened:
+                    raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await body()
+
+
+def test_private_state_against_a_real_endpoint_is_refused() -> None:
+    async def main() -> None:
+        async with Consumer("s", endpoint_url="https://kinesis.us-east-1.amazonaws.com"):
+            pass
+
+    with pytest.raises(ConfigurationError, match="--state"):
+        asyncio.run(main())
