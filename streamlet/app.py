@@ -25,6 +25,7 @@ _OVERRIDES: Mapping[str, type] = {
     "batch_size": int,
     "batching_window_s": float,
     "starting_position": str,
+    "starting_position_timestamp": float,
     "maximum_retry_attempts": int,
     "maximum_record_age_s": float,
 }
@@ -146,10 +147,16 @@ class App:
         return self._lambda(event, context)
 
     def run(self, *, endpoint_url: str | None = None, region: str | None = None, state: str | None = None, **options: Any) -> None:
-        """Run as a worker until SIGTERM or SIGINT, then drain. See `streamlet run --help` for the options."""
+        """Run as a worker until SIGTERM or SIGINT, then drain. Options: those of `streamlet run`, and `listeners`.
+
+        Raises what stopped a shard, once the others have drained. Events go to the logger `streamlet` unless `listeners` says
+        otherwise."""
+        from streamlet.observe.logs import log
         from streamlet.runtimes.worker import WorkerOptions, run_worker_blocking
 
-        run_worker_blocking(self, WorkerOptions(endpoint_url=endpoint_url, region=region, state=state, **options))
+        options.setdefault("listeners", (log,))
+        for failure in run_worker_blocking(self, WorkerOptions(endpoint_url=endpoint_url, region=region, state=state, **options)):
+            raise failure
 
 
 def _check_handler(kind: str, function: Any) -> None:
@@ -182,5 +189,7 @@ def _overridden(mapping: EventSourceMapping, environ: Mapping[str, str]) -> Even
         changes["bisect_batch_on_function_error"] = flag.lower() in {"true", "1"}
     if not changes:
         return mapping
+    if changes.get("starting_position", "AT_TIMESTAMP") != "AT_TIMESTAMP":
+        changes.setdefault("starting_position_timestamp", None)
     fields = {field: getattr(mapping, field) for field in mapping.__struct_fields__}
     return EventSourceMapping(**{**fields, **changes})

@@ -44,8 +44,16 @@ class ThreadExecutor:
 
     async def run(self, function: Callable[..., T], /, *args: Any) -> T:
         """Call it on a thread. An exception of the call is raised here."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._pool, _called, function, args)
 
     def close(self) -> None:
-        """Wait for what runs, take nothing more."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Take nothing more. What still runs (a handler that outlived the drain) is not waited for here."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _called(function: Callable[..., T], args: tuple[Any, ...]) -> T:
+    try:
+        return function(*args)
+    except StopIteration as error:
+        # A future cannot carry a StopIteration; whoever awaits it would wait for ever.
+        raise RuntimeError(f"StopIteration: {error}") from error

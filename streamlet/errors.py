@@ -19,6 +19,7 @@
     ├── LeaseLost                  another worker holds the shard now: stop, write nothing
     ├── StoreError                 the lease store cannot be read or written
     ├── SinkError                  the object store refuses a file
+    │   ├── FileTaken              somebody else's file is under our key
     │   └── ReplayDiffers          a re-made file is not the prepared one: the handler is not deterministic
     └── InternalError              our bug: please report it
 
@@ -31,6 +32,7 @@ __all__ = [
     "AccessRefused",
     "ConfigurationError",
     "DecodeError",
+    "FileTaken",
     "HandlerError",
     "InternalError",
     "IteratorExpired",
@@ -140,6 +142,10 @@ class StoreError(StreamletError):
 
 class SinkError(StreamletError):
     """The object store refuses a file, or cannot be reached. The range stays prepared and is tried again."""
+
+
+class FileTaken(SinkError):
+    """Another app's file, or one of an earlier life whose state is gone, is under the key of a new file, with other content."""
 
 
 class ReplayDiffers(SinkError):

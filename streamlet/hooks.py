@@ -24,6 +24,7 @@ __all__ = [
     "RecordsGivenUp",
     "RecordsTrimmed",
     "ShardEnded",
+    "ShardStopped",
     "Trouble",
 ]
 
@@ -113,6 +114,12 @@ class RecordsTrimmed(Event, frozen=True, kw_only=True):
 
 class ShardEnded(Event, frozen=True, kw_only=True):
     """The shard is closed and everything in it is settled; its children may start."""
+
+
+class ShardStopped(Event, frozen=True, kw_only=True):
+    """The shard stands still until somebody acts: what is wrong will not pass by itself. Its lease is kept."""
+
+    error: str
 
 
 class Trouble(Event, frozen=True, kw_only=True):

@@ -163,6 +163,11 @@ class LeaseStore(Protocol):
         """Insert the row; False if there is one with this key."""
         ...
 
+    def create_all(self, leases: Sequence[Lease]) -> int:
+        """Insert those that are not there, all or none, and say how many. At a first start half a table would read as
+        "the rest was not asked for"."""
+        ...
+
     def write(self, lease: Lease, *, if_counter: int) -> bool:
         """Replace the whole row if its counter is `if_counter` still; False if it is not, or the row is gone."""
         ...
@@ -230,6 +235,10 @@ class Sink(Protocol):
 
     def put_if_absent(self, item: SinkObject) -> bool:
         """Write the file unless its key is taken; False if it was. Raises SinkError if the store cannot take it."""
+        ...
+
+    def holds(self, item: SinkObject) -> bool:
+        """Is the file under this key the very same? Raises SinkError if the store cannot say."""
         ...
 
     def put(self, item: SinkObject) -> None:

@@ -31,7 +31,8 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     batch_size                      1-10,000 records at most in an invocation
     batching_window_s               0-300; how long to gather; 0 invokes as soon as there is a record
     parallelization_factor          1 (more is not available yet)
-    starting_position               for shards without a checkpoint
+    starting_position               for shards without a checkpoint. LATEST begins where the first read finds the tip: on a shard
+                                    where nothing has come yet, a worker that starts anew begins at its own tip
     starting_position_timestamp     epoch seconds, with AT_TIMESTAMP only
     maximum_retry_attempts          -1 (for ever) … 10,000; N means N + 1 attempts
     maximum_record_age_s            -1 (no limit), or 60 … 604,800
@@ -50,7 +51,7 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     on_failure: Destination | None = None
 
     def __post_init__(self) -> None:
-        self._within("batch_size", 1, 10_000)
+        self._within("batch_size", 1, 10_000, whole=True)
         self._within("batching_window_s", 0, 300)
         if self.parallelization_factor != 1:
             raise ConfigurationError(
@@ -62,7 +63,7 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
             )
         if (self.starting_position == "AT_TIMESTAMP") != (self.starting_position_timestamp is not None):
             raise ConfigurationError("starting_position='AT_TIMESTAMP' and starting_position_timestamp go together; give both or neither")
-        self._within("maximum_retry_attempts", -1, 10_000)
+        self._within("maximum_retry_attempts", -1, 10_000, whole=True)
         if self.maximum_record_age_s != -1:
             self._within("maximum_record_age_s", 60, 604_800)
         if self.on_failure is not None and not callable(getattr(self.on_failure, "send", None)):
@@ -73,10 +74,10 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
                 "set one of the two"
             )
 
-    def _within(self, name: str, low: float, high: float) -> None:
+    def _within(self, name: str, low: float, high: float, *, whole: bool = False) -> None:
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ConfigurationError(f"{name}={value!r}: must be a number from {low:,} to {high:,}")
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
+            raise ConfigurationError(f"{name}={value!r}: must be a {'whole ' if whole else ''}number from {low:,} to {high:,}")
 
     @classmethod
     def of(cls, mapping: EventSourceMapping | None, options: dict[str, Any]) -> EventSourceMapping:

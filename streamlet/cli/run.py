@@ -13,24 +13,10 @@ import msgspec
 from streamlet.app import App
 from streamlet.cli.commands import exit_codes
 from streamlet.errors import ConfigurationError, HandlerError, StreamletError
-from streamlet.hooks import (
-    BatchSettled,
-    Drained,
-    Event,
-    HandlerFailed,
-    LeaseReleased,
-    LeaseTaken,
-    LeaseWentAway,
-    Listener,
-    RangeCommitted,
-    RangePrepared,
-    RecordsGivenUp,
-    RecordsTrimmed,
-    ShardEnded,
-    Trouble,
-)
+from streamlet.hooks import Event, Listener
+from streamlet.observe.logs import words
 
-__all__ = ["command", "load_app", "words"]
+__all__ = ["command", "load_app"]
 
 
 def load_app(target: str) -> App:
@@ -66,38 +52,6 @@ def load_app(target: str) -> App:
     if not isinstance(app, App):
         raise HandlerError(f"{target} is a {type(app).__name__}, not a streamlet App")
     return app
-
-
-def words(event: Event) -> str | None:
-    """What a person wants to read of an event; None for what would only be noise."""
-    where = f"{event.stream} {event.shard_id}".strip()
-    match event:
-        case LeaseTaken(checkpoint=checkpoint, prepared=prepared):
-            return f"{where}: taken, from {checkpoint}" + (", with a prepared range to complete" if prepared else "")
-        case LeaseWentAway(reason=reason):
-            return f"{where}: given away: {reason}"
-        case LeaseReleased(checkpoint=why):
-            return f"{where}: released ({why})"
-        case ShardEnded():
-            return f"{where}: at its end; its children may start"
-        case HandlerFailed(sequence_number=number, attempt=attempt, error=error, records=count):
-            return f"{where}: attempt {attempt} failed at record {number} ({count} records left of it): {error}"
-        case RecordsGivenUp(records=count, first=first, condition=condition, delivered_to=target, error=error):
-            lost = f"to {target}" if target else "DROPPED: there is no on_failure destination"
-            return f"{where}: {count} records from {first} on given up, {condition}, {lost}: {error}"
-        case RangeCommitted(files=files, rows=rows, replayed=replayed):
-            return f"{where}: {rows:,} rows in {files} files committed" + (
-                " (completing what another worker had prepared)" if replayed else ""
-            )
-        case RecordsTrimmed(first=first, last=last):
-            return f"{where}: RECORDS LOST to retention between {first} and {last}"
-        case Trouble(what=what, error=error):
-            return f"{where}: {what}: {error}"
-        case Drained():
-            return f"{where}: drained"
-        case BatchSettled() | RangePrepared():
-            return None
-    return None
 
 
 def _listener(log_format: str) -> Listener:

@@ -8,7 +8,8 @@ The rules, and why:
     leased ancestor                                                 generations that came and went during a stop are all read
     an open shard without      at TRIM_HORIZON                      a hole: its ancestors' leases are gone; losing nothing
     any leased ancestor                                             matters more than reading twice
-    a closed one without       none                                 it ended before the first start with LATEST
+    a closed one without       LATEST: none                         it ended before the first start
+                               otherwise at the position            whatever became of its lease, it was asked for
 
 A lease may be taken when every parent is settled: its lease says SHARD_END, or there is no such lease.
 (reference: amazon-kinesis-client, HierarchicalShardSyncer and BlockOnParentShardTask; there, leases of several generations
@@ -50,9 +51,12 @@ def leases_to_create(shards: Sequence[Shard], known: Mapping[str, LeaseRow], ini
     out: list[tuple[Shard, Position]] = []
     leased = set(known)
     for shard in _in_order(shards):
-        if shard.shard_id not in leased and (not shard.closed or any(parent in leased for parent in shard.parents)):
+        if shard.shard_id in leased:
+            continue
+        followed = any(parent in leased for parent in shard.parents)
+        if followed or not shard.closed or initial != LATEST:
             leased.add(shard.shard_id)
-            out.append((shard, TRIM_HORIZON))
+            out.append((shard, TRIM_HORIZON if followed or not shard.closed else initial))
     return out
 
 

@@ -16,7 +16,9 @@ no rows at all: then nothing before k can count as done, and the whole batch fai
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -57,6 +59,13 @@ def is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
+def _is_ours() -> bool:
+    """Is it this task that was cancelled? A handler may also let out the cancellation of something that it awaited; were that
+    taken for ours, the shard would fall silent."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _says(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if not isinstance(error, StreamletError) else str(error)
 
@@ -75,34 +84,51 @@ class Invoker:
         """Run the handler over `records`, which are [start, start + len) of their batch; indexes in the outcome count from there."""
         match self._spec.kind:
             case "deliver":
-                return await self._collect(records, None, start, None)
+                invocation = await self._collect(records, None, start, None)
             case "record":
                 rows, failure = await self._each(records, start)
-                return await self._collect(records[: len(rows)], rows, start, failure)
+                invocation = await self._collect(records[: len(rows)], rows, start, failure)
             case "batch":
                 batch = Batch(records, self._spec.stream, shard_id, attempt, millis_behind_latest)
-                return await self._whole(batch, start)
+                invocation = await self._whole(batch, start)
+        if not isinstance(invocation.outcome, Succeeded):
+            # A handler may have changed the values that it was given. The next attempt, like another worker's or Lambda's,
+            # begins with what is in the stream.
+            for record in records:
+                record.forget_value()
+        return invocation
 
     async def _each(self, records: Sequence[Record], start: int) -> tuple[list[Any], FailedFrom | None]:
         handler = self._spec.handler
         assert handler is not None
         if not self._async:
-            return await self._executor.run(self._each_sync, records, start)
+            given_up = threading.Event()
+            try:
+                return await self._executor.run(self._each_sync, records, start, given_up)
+            finally:
+                # If nobody waits any more (the lease is lost, the drain took too long), the thread stops after this record.
+                given_up.set()
         rows: list[Any] = []
         for record in records:
             try:
                 rows.append(await handler(record))
             except UsageError:
                 raise
+            except asyncio.CancelledError as error:
+                if _is_ours():
+                    raise
+                return rows, FailedFrom(start + len(rows), None, _says(error))
             except Exception as error:  # noqa: BLE001  whatever a handler raises is that record's failure
                 return rows, FailedFrom(start + len(rows), None, _says(error))
         return rows, None
 
-    def _each_sync(self, records: Sequence[Record], start: int) -> tuple[list[Any], FailedFrom | None]:
+    def _each_sync(self, records: Sequence[Record], start: int, given_up: threading.Event) -> tuple[list[Any], FailedFrom | None]:
         handler = self._spec.handler
         assert handler is not None
         rows: list[Any] = []
         for record in records:
+            if given_up.is_set():
+                return rows, FailedFrom(start + len(rows), None, "not waited for")
             try:
                 rows.append(handler(record))
             except UsageError:
@@ -120,6 +146,10 @@ class Invoker:
             raise
         except NotTaken:
             return Invocation(Throttled())
+        except asyncio.CancelledError as error:
+            if _is_ours():
+                raise
+            return Invocation(FailedFrom(start, "Unhandled", _says(error)), cause=RuntimeError(_says(error)))
         except RecordFailed as error:
             index = next((i for i, record in enumerate(batch.records) if record.position == error.record.position), 0)
             if self._spec.sink is not None:
@@ -144,9 +174,13 @@ class Invoker:
             return Invocation(outcome)
         try:
             return Invocation(outcome, await self._executor.run(sink.collect, records, rows))
-        except RowError as error:
+        except StreamletError as error:
+            if not isinstance(error, RowError):
+                raise
             bad = error.index
             outcome = FailedFrom(start + bad, None, str(error))
+        except Exception as error:  # noqa: BLE001  a row may be any object of the handler's, with any defect
+            return Invocation(FailedFrom(start, "Unhandled", _says(error)), cause=error)
         if bad == 0:
             return Invocation(outcome)
         before = await self._executor.run(sink.collect, records[:bad], None if rows is None else rows[:bad])

@@ -25,16 +25,16 @@ import msgspec
 from msgspec.structs import replace
 
 from streamlet.core import leasing, lineage
-from streamlet.errors import LeaseLost, StoreError
+from streamlet.errors import InternalError, LeaseLost, StoreError
 from streamlet.model.position import SHARD_END, Position
 from streamlet.model.shard import Shard
 from streamlet.ports import Clock, Lease, LeaseStore, Random
 
-__all__ = ["Acquired", "Grip", "LeaseEvent", "LeaseKeeper", "LeaseThread", "Leases", "Lost", "StoreTrouble"]
+__all__ = ["Acquired", "Broken", "Grip", "LeaseEvent", "LeaseKeeper", "LeaseThread", "Leases", "Lost", "StoreTrouble"]
 
 T = TypeVar("T")
 
-# How often an uncertain write is looked up before the lease is called lost. Between tries the store gets time to return.
+# How often a write without an answer is tried again before its caller is told. The store itself waits for its lock.
 RECHECKS_MAX: Final = 3
 
 
@@ -60,13 +60,19 @@ class Lost(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Broken(msgspec.Struct, frozen=True):
+    """The keeper cannot go on: nothing is renewed any more, so nothing may be done under its leases."""
+
+    error: str
+
+
 class StoreTrouble(msgspec.Struct, frozen=True):
     """The store could not be reached; it is tried again."""
 
     error: str
 
 
-LeaseEvent = Acquired | Lost | StoreTrouble
+LeaseEvent = Acquired | Broken | Lost | StoreTrouble
 
 
 class LeaseKeeper:
@@ -91,13 +97,14 @@ class LeaseKeeper:
         self._clock = clock
         self._random = random
         self.failover_s = failover_s
-        self._notify = notify
+        self.notify = notify
         self._held: dict[str, Lease] = {}
         self._grips: dict[str, Grip] = {}
         self._renewed_s: dict[str, float] = {}
         self._acquisitions = 0
         self._sightings = leasing.Sightings()
-        self._taking = True
+        # Nobody is there to use a lease before the supervisor says so.
+        self._taking = False
 
     # ── at intervals ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -108,12 +115,12 @@ class LeaseKeeper:
             try:
                 self._write(lease, lease)
             except LeaseLost as error:
-                self._notify(Lost(grip, str(error)))
+                self.notify(Lost(grip, str(error)))
             except StoreError as error:
-                self._notify(StoreTrouble(str(error)))
+                self.notify(StoreTrouble(str(error)))
                 if self._clock.monotonic() - self._renewed_s[key] > self.failover_s:
                     self._forget(key)
-                    self._notify(Lost(grip, f"not renewed for {self.failover_s:g} s: {error}"))
+                    self.notify(Lost(grip, f"not renewed for {self.failover_s:g} s: {error}"))
 
     def take(self) -> None:
         """Look at the whole table, and take what this worker should have."""
@@ -130,7 +137,7 @@ class LeaseKeeper:
                 if key not in self._held:
                     self._acquire(rows[key])
         except StoreError as error:
-            self._notify(StoreTrouble(str(error)))
+            self.notify(StoreTrouble(str(error)))
 
     def _acquire(self, seen: Lease) -> None:
         # The write is conditional on the counter that we read, and every write moves the counter: so the checkpoint and
@@ -140,7 +147,7 @@ class LeaseKeeper:
             lease = self._write(seen, mine)
             self._acquisitions += 1
             self._grips[seen.key] = grip = Grip(seen.key, self._acquisitions)
-            self._notify(Acquired(grip, lease))
+            self.notify(Acquired(grip, lease))
 
     # ── at the pumps' request ────────────────────────────────────────────────────────────────────────────────────
 
@@ -181,6 +188,11 @@ class LeaseKeeper:
         if self._grips.get(grip.key) == grip:
             self._forget(grip.key)
 
+    def start_taking(self) -> None:
+        """From now on leases have somebody to use them: look for some at once, and then at intervals."""
+        self._taking = True
+        self.take()
+
     def stop_taking(self) -> None:
         """From now on only renew, write and release: the worker is draining."""
         self._taking = False
@@ -188,16 +200,17 @@ class LeaseKeeper:
     def sync(self, shards: list[Shard], initial: Position) -> int:
         """Create the leases that are missing, delete those that retention has outlived; how many rows changed."""
         rows: Mapping[str, Lease] = {lease.key: lease for lease in self._store.scan()}
-        changed = 0
-        for shard, start in lineage.leases_to_create(shards, rows, initial):
-            lease = Lease(
+        missing = [
+            Lease(
                 key=shard.shard_id,
                 checkpoint=start,
                 parents=shard.parents,
                 starting_hash_key=shard.starting_hash_key,
                 ending_hash_key=shard.ending_hash_key,
             )
-            changed += self._store.create(lease)
+            for shard, start in lineage.leases_to_create(shards, rows, initial)
+        ]
+        changed = self._store.create_all(missing) if missing else 0
         for key in lineage.finished_to_delete(shards, rows):
             changed += self._store.delete(key, if_counter=rows[key].counter)
         return changed
@@ -264,7 +277,7 @@ class LeaseThread:
         self._thread.start()
 
     async def call(self, function: Callable[..., T], /, *args: Any) -> T:
-        """Post a job and await it. A cancelled caller leaves the job to finish: a lease write is never half-known."""
+        """Post a job and await it. A caller that is cancelled takes a job back that has not begun; one that has is finished."""
         job: Future[T] = Future()
         self._jobs.put((job, function, args))
         return await asyncio.wrap_future(job)
@@ -276,6 +289,15 @@ class LeaseThread:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception as error:  # noqa: BLE001  whatever it is, those who wait for an answer must get one
+            text = f"{type(error).__name__}: {error}"
+            self._keeper.notify(Broken(text))
+            while (entry := self._jobs.get()) is not None:
+                entry[0].set_exception(InternalError(f"the lease thread has ended: {text}"))
+
+    def _serve(self) -> None:
         now_s = self._clock.monotonic()
         renew_at_s, take_at_s = now_s + self._renew_s, now_s + self._take_s
         while True:

@@ -32,7 +32,7 @@ from streamlet.core.rolling import MemoryBudget, OpenRange, Roll
 from streamlet.engine.invoke import Invoker
 from streamlet.engine.leases import Acquired, LeaseKeeper, Leases
 from streamlet.engine.ranges import Closer, OpenRows, document_of
-from streamlet.errors import ConfigurationError, ServiceError, SinkError, StoreError
+from streamlet.errors import ConfigurationError, SinkError, StoreError
 from streamlet.hooks import BatchSettled, Event, HandlerFailed, RecordsGivenUp, ShardEnded, Trouble
 from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON, Position
 from streamlet.model.record import Record
@@ -45,6 +45,7 @@ FETCHES_AHEAD_MAX: Final = 2
 # Without a sink the checkpoint may lag: what it has not passed is only delivered again. Once a second costs nothing.
 CHECKPOINT_EVERY_S: Final = 1.0
 # Inside a prepared range nothing new is given up: a record succeeds or blocks.
+IDLE_READS_AT_TIP: Final = 5
 REPLAY_POLICY: Final = FailurePolicy()
 
 
@@ -130,6 +131,7 @@ class Pump:
         self._spec = spec
         self.grip, self._lease = acquired.grip, acquired.lease
         self.shard_id = acquired.lease.key
+        self._account = f"{spec.stream}/{self.shard_id}"
         self._source, self._keeper, self._leases = source, keeper, leases
         self._executor, self._clock, self._emit, self._budget = executor, clock, emit, budget
         self._invoker = Invoker(spec, executor)
@@ -168,7 +170,12 @@ class Pump:
     async def run(self) -> End:
         """To the end. Raises LeaseLost, StoreError, ReplayDiffers, or the UsageError of a handler that is wrong."""
         position = self._lease.checkpoint
-        if self._lease.pending is not None and self._lease.pending_state is not None:
+        if self._lease.pending is not None:
+            if self._lease.pending_state is None:
+                raise SinkError(
+                    f"{self._spec.stream} {self.shard_id} holds a prepared checkpoint that streamlet did not write; "
+                    "let the application that wrote it finish, or clear pendingCheckpoint in its lease"
+                )
             try:
                 position = await self._complete(PreparedRange.decode(self._lease.pending_state))
             except _DrainedInReplay:
@@ -181,7 +188,7 @@ class Pump:
                 end = await self._process()
                 reading.cancel()
         finally:
-            self._budget.forget(self.shard_id)
+            self._budget.forget(self._account)
         if end is End.SHARD_ENDED:
             await self._leases.call(self._keeper.finish, self.grip, ())
             self._emit(ShardEnded(stream=self._spec.stream, shard_id=self.shard_id))
@@ -210,16 +217,16 @@ class Pump:
                     await self._pin_latest(fetch.records[0])
                     self._batcher.add(fetch.records, now_s)
                 ended = fetch.ended
-            while (batch := self._batcher.next_batch(now_s)) is not None:
-                if not await self._settle(batch):
+            while not self._ahead.stopping.is_set():
+                batch = self._batcher.next_batch(now_s) or (self._batcher.flush() if ended else None)
+                if batch is None:
                     break
+                await self._settle(batch)
+                await self._checkpoint_if_due()
                 now_s = self._clock.time()
             if ended and not self._ahead.stopping.is_set():
-                while (batch := self._batcher.flush()) is not None and await self._settle(batch):
-                    pass
-                if not self._ahead.stopping.is_set():
-                    await self._checkpoint()
-                    return End.SHARD_ENDED
+                await self._checkpoint()
+                return End.SHARD_ENDED
             await self._checkpoint_if_due()
         await self._checkpoint()
         return End.DRAINED
@@ -230,8 +237,14 @@ class Pump:
         LATEST brought is written down, as the position just before it, before anything is done with it."""
         if self._lease.checkpoint == LATEST and not self._pinned:
             at = first.position
-            await self._leases.call(self._keeper.checkpoint, self.grip, Position(at.sequence, at.sub - 1))
-            self._pinned = True
+            while not self._pinned:
+                try:
+                    await self._leases.call(self._keeper.checkpoint, self.grip, Position(at.sequence, at.sub - 1))
+                    self._pinned = True
+                except StoreError as error:
+                    # To go on without the pin could skip what was read; to give the lease back would do so for certain.
+                    self._trouble("writing down where LATEST begins", error)
+                    await self._clock.sleep(0.5)
 
     def _delay_s(self, now_s: float) -> float | None:
         wakes = [at_s for at_s in (self._batcher.wake_at_s(), self._open.wake_at_s()) if at_s is not None]
@@ -239,15 +252,15 @@ class Pump:
             wakes.append(self._checkpointed_at_s + CHECKPOINT_EVERY_S)
         return max(0.0, min(wakes) - now_s) if wakes else None
 
-    async def _settle(self, records: Sequence[Record]) -> bool:
-        """Take one batch to where every record is settled. False if a drain came in between: what is settled so far counts."""
+    async def _settle(self, records: Sequence[Record]) -> None:
+        """Take one batch to where every record is settled, or to a drain: then what is settled so far counts."""
         begun_s = self._clock.monotonic()
         machine = FailureMachine([record.arrived_at_s for record in records], self._spec.mapping.policy)
         given_up = 0
         while not isinstance(step := machine.next_step(self._clock.time()), Finished):
             match step:
                 case Wait(until_s=until_s):
-                    if await self._ahead.pause(until_s - self._clock.time()):
+                    if await self._wait(until_s, records, machine.settled):
                         break
                 case Invoke():
                     await self._invoke(records, step, machine)
@@ -265,9 +278,19 @@ class Pump:
                 millis_behind_latest=self._behind_ms,
             )
         )
-        if self._closer is not None and (self._open.due(self._clock.time()) or self._budget.should_roll(self.shard_id)):
-            await self._roll()
-        return machine.settled == len(records)
+
+    async def _wait(self, until_s: float, records: Sequence[Record], settled: int) -> bool:
+        """A pause before a retry. It may be long and come again and again; files and checkpoints do not wait for its end.
+
+        True if the worker began to drain."""
+        self._advance(records, settled)
+        await self._checkpoint_if_due()
+        wakes = [until_s]
+        if (at_s := self._open.wake_at_s()) is not None:
+            wakes.append(at_s)
+        if self._settled is not None:
+            wakes.append(self._checkpointed_at_s + CHECKPOINT_EVERY_S)
+        return await self._ahead.pause(min(wakes) - self._clock.time())
 
     async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine) -> None:
         invocation = await self._invoker.invoke(
@@ -296,7 +319,7 @@ class Pump:
             self._rows.took(records[step.start : stop], invocation.chunk)
             if invocation.chunk is not None:
                 self._open.add(invocation.chunk.rows, invocation.chunk.size_bytes, now_s)
-                self._budget.set(self.shard_id, self._open.bytes)
+                self._budget.set(self._account, self._open.bytes)
         machine.feed(step.step_id, outcome, now_s)
 
     async def _give_up(self, records: Sequence[Record], step: GiveUp, machine: FailureMachine) -> int:
@@ -334,7 +357,7 @@ class Pump:
             document = document_of(given_up, run, name=self._spec.name, stream=self._spec.stream, shard_id=self.shard_id)
             try:
                 await self._executor.run(destination.send, document)
-            except (SinkError, ServiceError) as error:
+            except Exception as error:  # noqa: BLE001  a destination may be the user's own; the document is tried again
                 self._trouble("failure document", error)
                 machine.feed(step.step_id, NotDelivered(), self._clock.time())
                 return 0
@@ -350,7 +373,7 @@ class Pump:
     async def _checkpoint_if_due(self) -> None:
         now_s = self._clock.time()
         if self._closer is not None:
-            if self._open.due(now_s) or self._budget.should_roll(self.shard_id):
+            if self._open.due(now_s) or self._budget.should_roll(self._account):
                 await self._roll()
         elif self._settled is not None and now_s - self._checkpointed_at_s >= CHECKPOINT_EVERY_S:
             try:
@@ -372,7 +395,7 @@ class Pump:
         assert self._closer is not None
         rows, self._rows = self._rows, OpenRows()
         self._open.clear()
-        self._budget.set(self.shard_id, 0)
+        self._budget.set(self._account, 0)
         await self._closer.close(rows)
 
     def _trouble(self, what: str, error: Exception) -> None:
@@ -388,13 +411,20 @@ class Pump:
                 "run the app with that sink until the range is committed"
             )
         last = prepared.last_position
-        reader = self._source.reader(self.shard_id, self._starting(self._lease.checkpoint))
-        rows, first_read, done = OpenRows(), None, False
+        # From the range's own first record: the checkpoint may be a sentinel, and what AT_TIMESTAMP means may have changed.
+        first = prepared.first_position
+        reader = self._source.reader(self.shard_id, StartingPosition(Position(first.sequence, first.sub - 1)))
+        rows, first_read, done, idle = OpenRows(), None, False, 0
         while not done:
+            if self._ahead.stopping.is_set():
+                raise _DrainedInReplay
             fetch = await reader.read()
             self._behind_ms = fetch.millis_behind_latest
-            records = [record for record in fetch.records if record.position <= last]
-            done = fetch.ended or len(records) < len(fetch.records) or (bool(records) and records[-1].position == last)
+            records = [record for record in fetch.records if first <= record.position <= last]
+            # An empty answer is no end, but at the tip of the shard, again and again, there is nothing more to come: what is
+            # missing of the range was trimmed.
+            idle = 0 if fetch.records or fetch.millis_behind_latest else idle + 1
+            done = fetch.ended or idle >= IDLE_READS_AT_TIP or (bool(fetch.records) and fetch.records[-1].position >= last)
             if records and first_read is None:
                 first_read = records[0].position
             await self._replay(records, prepared, rows)
@@ -412,6 +442,8 @@ class Pump:
                 rows.add_to_run(run, record)
         size = self._spec.mapping.batch_size
         for begin in range(0, len(kept), size):
+            if self._ahead.stopping.is_set():
+                raise _DrainedInReplay
             batch = kept[begin : begin + size]
             machine = FailureMachine([record.arrived_at_s for record in batch], REPLAY_POLICY)
             while not isinstance(step := machine.next_step(self._clock.time()), Finished):

@@ -20,7 +20,7 @@ from typing import TypeVar
 from streamlet.core.failure import RECORD_AGE_EXCEEDED
 from streamlet.core.prepared import GivenUp, PreparedFile, PreparedRange, differences
 from streamlet.engine.leases import Grip, LeaseKeeper, Leases
-from streamlet.errors import ReplayDiffers, ServiceError, SinkError, StreamletError
+from streamlet.errors import FileTaken, ReplayDiffers
 from streamlet.hooks import Event, RangeCommitted, RangePrepared, RecordsTrimmed, Trouble
 from streamlet.model.position import Position
 from streamlet.model.record import Record
@@ -161,7 +161,7 @@ class Closer:
     ) -> None:
         async with asyncio.TaskGroup() as tg:
             for item in items:
-                tg.create_task(self._until_done(f"file {item.key}", self._sink.put_if_absent, item))
+                tg.create_task(self._until_done(f"file {item.key}", self._put_again if replayed else self._put_new, item))
         if self._destination is not None:
             for run, records in given_up:
                 if records:
@@ -181,13 +181,28 @@ class Closer:
             )
         )
 
+    def _put_again(self, item: SinkObject) -> None:
+        """A file of a range that another worker prepared: if the key is taken, it was that worker who wrote it."""
+        self._sink.put_if_absent(item)
+
+    def _put_new(self, item: SinkObject) -> None:
+        """A file of a range that nobody prepared before: its key can be taken only by an earlier try of ours whose answer was
+        lost, by an earlier life of this app whose state is gone, or by another app. An equal file is as good as written."""
+        if not self._sink.put_if_absent(item) and not self._sink.holds(item):
+            raise FileTaken(
+                f"{item.key} exists already and is not ours: another app writes to the same place, or this one did before its state was "
+                "lost. Give each app a url of its own; after a loss of state, a new one"
+            )
+
     async def _until_done(self, what: str, function: Callable[[T], object], argument: T) -> None:
         """Try until it works. A prepared range can only go forward."""
         pause_s = _RETRY_FIRST_S
         while True:
             try:
                 await self._executor.run(function, argument)
-            except (SinkError, ServiceError) as error:
+            except FileTaken:
+                raise
+            except Exception as error:  # noqa: BLE001  a sink or a destination may be the user's own
                 self._emit(Trouble(stream=self._stream, shard_id=self._shard_id, what=what, error=_text(error)))
                 await self._clock.sleep(pause_s)
                 pause_s = min(_RETRY_CAP_S, pause_s * 2)
@@ -195,5 +210,5 @@ class Closer:
                 return
 
 
-def _text(error: StreamletError) -> str:
+def _text(error: Exception) -> str:
     return str(error) or type(error).__name__

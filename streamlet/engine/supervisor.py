@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from streamlet.core.rolling import MemoryBudget
-from streamlet.engine.leases import Acquired, LeaseEvent, LeaseKeeper, LeaseThread, Lost, StoreTrouble
+from streamlet.engine.leases import Acquired, Broken, LeaseEvent, LeaseKeeper, LeaseThread, Lost, StoreTrouble
 from streamlet.engine.pump import End, Pump
-from streamlet.errors import LeaseLost, ServiceError, StoreError, StreamletError, UsageError
-from streamlet.hooks import Drained, Event, LeaseReleased, LeaseTaken, LeaseWentAway, Listener, Trouble
+from streamlet.errors import AccessRefused, InternalError, LeaseLost, ServiceError, StoreError, StreamletError, UsageError
+from streamlet.hooks import Drained, Event, LeaseReleased, LeaseTaken, LeaseWentAway, Listener, ShardStopped, Trouble
 from streamlet.ports import Clock, Executor, LeaseStore, Random, Source
 from streamlet.spec import ConsumerSpec
 
@@ -53,13 +53,14 @@ class Supervisor:
         failover_s: float = 10.0,
         shard_sync_s: float = SHARD_SYNC_S,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self._spec, self._source, self._store = spec, source, store
         self._clock, self._random, self._executor = clock, random, executor
         self._listeners = tuple(listeners)
         self._worker_id, self._failover_s = worker_id, failover_s
         self._shard_sync_s, self._drain_timeout_s = shard_sync_s, drain_timeout_s
-        self._budget = MemoryBudget(SINK_MEMORY_BYTES_MAX)
+        self._budget = budget or MemoryBudget(SINK_MEMORY_BYTES_MAX)
         self._stopping = asyncio.Event()
         self._sync_now = asyncio.Event()
         self._pumps: dict[str, tuple[Pump, asyncio.Task[None]]] = {}
@@ -93,7 +94,7 @@ class Supervisor:
             async with asyncio.TaskGroup() as tg:
                 self._tg, self._open = tg, True
                 try:
-                    await self._leases.call(self._keeper.take)
+                    await self._leases.call(self._keeper.start_taking)
                     syncing = tg.create_task(self._keep_in_step(), name="shard sync")
                     await self._stopping.wait()
                     syncing.cancel()
@@ -134,6 +135,11 @@ class Supervisor:
                 if pump is not None and task is not None and pump.grip == grip:
                     task.cancel()
                 self._emit(LeaseWentAway(stream=self._spec.stream, shard_id=grip.key, reason=reason))
+            case Broken(error=error):
+                # Without renewals the leases are as good as lost.
+                for _, task in self._pumps.values():
+                    task.cancel()
+                self._stop_for(InternalError(f"the lease thread has ended: {error}"))
             case StoreTrouble(error=error):
                 self._emit(Trouble(stream=self._spec.stream, what="lease store", error=error))
 
@@ -173,14 +179,21 @@ class Supervisor:
             self._emit(LeaseWentAway(stream=self._spec.stream, shard_id=pump.shard_id, reason=_first(group)))
         except* UsageError as group:
             self._stop_for(_leaf(group))
+        except* AccessRefused as group:
+            # Credentials expire and roles change: let go, and try again when the lease has expired.
+            await self._leases.call(self._keeper.let_go, pump.grip)
+            self._emit(Trouble(stream=self._spec.stream, shard_id=pump.shard_id, what="access", error=_first(group)))
         except* StoreError as group:
             # Whether the last write landed is unknown. Let go; after the fail-over time any worker, also this one, goes on.
             await self._leases.call(self._keeper.let_go, pump.grip)
             self._emit(Trouble(stream=self._spec.stream, shard_id=pump.shard_id, what="lease store", error=_first(group)))
         except* StreamletError as group:
-            # The shard stands still, visibly, and keeps its lease: another worker would only fail in the same way.
-            self.failures.append(_leaf(group))
-            self._emit(Trouble(stream=self._spec.stream, shard_id=pump.shard_id, what="this shard has stopped", error=_first(group)))
+            self._stopped(pump, _leaf(group))
+        except* Exception as group:  # noqa: BLE001  our bug, or that of a sink of the user's own: this shard's only
+            error = _innermost(group)
+            wrapped = InternalError(f"{type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            self._stopped(pump, wrapped)
         else:
             self._emit(LeaseReleased(stream=self._spec.stream, shard_id=pump.shard_id, checkpoint=end.value))
             if end is End.SHARD_ENDED:
@@ -188,6 +201,11 @@ class Supervisor:
         finally:
             if self._pumps.get(pump.shard_id, (None, None))[0] is pump:
                 del self._pumps[pump.shard_id]
+
+    def _stopped(self, pump: Pump, error: StreamletError) -> None:
+        """The shard stands still, visibly, and keeps its lease: another worker would only fail in the same way."""
+        self.failures.append(error)
+        self._emit(ShardStopped(stream=self._spec.stream, shard_id=pump.shard_id, error=str(error)))
 
     def _stop_for(self, error: StreamletError) -> None:
         self._fatal = self._fatal or error
@@ -218,10 +236,14 @@ class Supervisor:
             listener(event)
 
 
-def _leaf(group: BaseExceptionGroup[StreamletError]) -> StreamletError:
-    error: BaseException = group
+def _innermost(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    return error
+
+
+def _leaf(group: BaseExceptionGroup[StreamletError]) -> StreamletError:
+    error = _innermost(group)
     assert isinstance(error, StreamletError)
     return error
 

@@ -50,6 +50,10 @@ class Record(msgspec.Struct, frozen=True, gc=False, eq=False):
             force_setattr(self, "_value", value)
         return value
 
+    def forget_value(self) -> None:
+        """Decode anew at the next touch: for whoever hands the record out again."""
+        force_setattr(self, "_value", _UNTOUCHED)
+
     @property
     def arrived_at(self) -> datetime:
         """When the service took the record in: UTC, millisecond precision, no promise of order."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -101,21 +100,23 @@ def records_of(entries: Sequence[Mapping[str, Any]], stream: str, decoder: Calla
     """The records of a Kinesis event (reference: Lambda developer guide, with-kinesis, example event)."""
     out: list[Record] = []
     for entry in entries:
-        kinesis = entry["kinesis"]
+        kinesis = entry.get("kinesis") or {}
         try:
-            data = a2b_base64(kinesis["data"], strict_mode=True)
-        except Base64Error as error:
-            raise HandlerError(f"record {kinesis.get('sequenceNumber')} of the event has data that is not base64: {error}") from None
-        out.append(
-            Record(
-                data,
-                kinesis["partitionKey"],
-                kinesis["sequenceNumber"],
-                0,
-                kinesis["approximateArrivalTimestamp"],
-                entry["eventID"].rsplit(":", 1)[0],
-                stream,
-                decoder,
+            number = kinesis["sequenceNumber"]
+            if not number.isdigit():
+                raise ValueError(f"{number!r} is no sequence number")
+            out.append(
+                Record(
+                    a2b_base64(kinesis["data"], strict_mode=True),
+                    kinesis["partitionKey"],
+                    number,
+                    0,
+                    kinesis["approximateArrivalTimestamp"],
+                    entry["eventID"].rsplit(":", 1)[0],
+                    stream,
+                    decoder,
+                )
             )
-        )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise HandlerError(f"record {kinesis.get('sequenceNumber')} of the event is not as Lambda sends it: {error!r}") from None
     return out

@@ -12,13 +12,14 @@ up as the options say). Leaving the block without an answer leaves the batch uns
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
 from streamlet.codecs.json import decoder_for
 from streamlet.engine.invoke import NotTaken, RecordFailed
 from streamlet.errors import StreamletError, UsageError
+from streamlet.hooks import Event, Listener, ShardStopped
 from streamlet.model.batch import Batch
 from streamlet.model.record import Record
 from streamlet.runtimes.worker import WorkerOptions, supervised
@@ -43,6 +44,11 @@ class ReceivedBatch:
 
     def __len__(self) -> int:
         return len(self._batch.records)
+
+    @property
+    def answered(self) -> bool:
+        """Was it answered, or is nobody waiting for an answer any more?"""
+        return self._answer.done()
 
     @property
     def batch(self) -> Batch:
@@ -85,11 +91,17 @@ class Consumer:
         state: str | None = None,
         failover_s: float = 10.0,
         poll_interval_s: float = 1.0,
+        listeners: Sequence[Listener] = (),
         mapping: EventSourceMapping | None = None,
         **options: Any,
     ) -> None:
         self._options = WorkerOptions(
-            endpoint_url=endpoint_url, region=region, state=state, failover_s=failover_s, poll_interval_s=poll_interval_s
+            endpoint_url=endpoint_url,
+            region=region,
+            state=state,
+            failover_s=failover_s,
+            poll_interval_s=poll_interval_s,
+            listeners=(self._listen, *listeners),
         )
         self._spec = ConsumerSpec(
             name=name,
@@ -103,6 +115,7 @@ class Consumer:
         self._waiting: asyncio.Queue[ReceivedBatch | None] = asyncio.Queue()
         self._stack = AsyncExitStack()
         self._error: StreamletError | None = None
+        self._closing = False
         self._unanswered: set[asyncio.Future[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -117,6 +130,9 @@ class Consumer:
 
     async def __aexit__(self, *exc_info: object) -> None:
         # A block that raised keeps its own exception.
+        # Event 1: the program acknowledges a batch and leaves the block. Event 2: the pump, not yet told to stop, hands over
+        # the next one, which nobody will answer. So hand-overs end first.
+        self._closing = True
         self._supervisor.stop()
         for answer in self._unanswered:
             if not answer.done():
@@ -134,7 +150,14 @@ class Consumer:
         finally:
             self._waiting.put_nowait(None)
 
+    def _listen(self, event: Event) -> None:
+        if isinstance(event, ShardStopped):
+            # Wake the loop, which then raises what stopped the shard.
+            self._waiting.put_nowait(None)
+
     async def _hand_over(self, batch: Batch) -> None:
+        if self._closing:
+            raise NotTaken("the consumer is closing")
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unanswered.add(answer)
         try:
@@ -145,7 +168,8 @@ class Consumer:
 
     async def __aiter__(self) -> AsyncIterator[ReceivedBatch]:
         while (received := await self._waiting.get()) is not None:
-            yield received
+            if not received.answered:
+                yield received
         self._waiting.put_nowait(None)
         self._raise()
 

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import msgspec
 
 from streamlet.clock import SystemClock, SystemRandom, ThreadExecutor
-from streamlet.engine.supervisor import Supervisor
+from streamlet.core.rolling import MemoryBudget
+from streamlet.engine.supervisor import SINK_MEMORY_BYTES_MAX, Supervisor
 from streamlet.errors import ConfigurationError, StreamletError
 from streamlet.hooks import Listener
 from streamlet.kinesis.client import KinesisClient
@@ -88,6 +89,7 @@ async def supervised(consumers: Sequence[ConsumerSpec], options: WorkerOptions, 
     try:
         async with KinesisClient(options.region, options.endpoint_url, clock=clock) as client:
             made = []
+            budget = MemoryBudget(SINK_MEMORY_BYTES_MAX)
             for spec in consumers:
                 source = PollingSource(
                     client, spec.stream, clock=clock, random=SystemRandom(), decoder=spec.decoder, poll_interval_s=options.poll_interval_s
@@ -103,6 +105,7 @@ async def supervised(consumers: Sequence[ConsumerSpec], options: WorkerOptions, 
                         executor=executor,
                         listeners=options.listeners,
                         failover_s=options.failover_s,
+                        budget=budget,
                     )
                 )
             yield made
@@ -117,7 +120,7 @@ async def run_worker(app: Application, options: WorkerOptions, *, stop: asyncio.
     stopping = stop or asyncio.Event()
     with _signals_set(stopping):
         async with supervised(app.consumers, options, app.name) as supervisors, app.running():
-            ends: list[StreamletError] = []
+            ends: list[Exception] = []
             async with asyncio.TaskGroup() as tg:
                 running = [tg.create_task(_run(supervisor, stopping, ends), name="supervisor") for supervisor in supervisors]
                 watching = tg.create_task(_stop_all(stopping, supervisors), name="stop")
@@ -133,11 +136,11 @@ def run_worker_blocking(app: Application, options: WorkerOptions) -> list[Stream
     return asyncio.run(run_worker(app, options))
 
 
-async def _run(supervisor: Supervisor, stopping: asyncio.Event, ends: list[StreamletError]) -> None:
+async def _run(supervisor: Supervisor, stopping: asyncio.Event, ends: list[Exception]) -> None:
     """What ends one consumer drains the others, too, instead of cutting them off."""
     try:
         await supervisor.run()
-    except StreamletError as error:
+    except Exception as error:  # noqa: BLE001  raised again when the others have drained
         ends.append(error)
         stopping.set()
 

@@ -94,6 +94,11 @@ class MemorySink:
             self.files[item.key] = msgspec.json.decode(item.data)
             return True
 
+    def holds(self, item: SinkObject) -> bool:
+        """Is the file under this key the very same?"""
+        with self._lock:
+            return msgspec.json.encode(self.files.get(item.key)) == item.data
+
     def put(self, item: SinkObject) -> None:
         """Over an older one."""
         with self._lock:

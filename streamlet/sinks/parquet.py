@@ -211,6 +211,10 @@ class ParquetSink:
         """Write the file unless its key is taken; False if it was. Raises SinkError."""
         return self._files.put_if_absent(item.key, item.data)
 
+    def holds(self, item: SinkObject) -> bool:
+        """Is the file under this key the very same, to the byte?"""
+        return self._files.get(item.key) == item.data
+
     def put(self, item: SinkObject) -> None:
         """Write the file, over an older one. Raises SinkError."""
         self._files.put(item.key, item.data)

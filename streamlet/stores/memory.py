@@ -7,6 +7,7 @@ and streams that may be read again from the start.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 from streamlet.ports import Lease
 
@@ -43,6 +44,13 @@ class MemoryLeaseStore:
                 return False
             self._rows[lease.key] = lease
             return True
+
+    def create_all(self, leases: Sequence[Lease]) -> int:
+        """Insert those that are not there; how many."""
+        with self._lock:
+            new = {lease.key: lease for lease in leases if lease.key not in self._rows}
+            self._rows |= new
+            return len(new)
 
     def write(self, lease: Lease, *, if_counter: int) -> bool:
         """Replace the row if its counter is `if_counter` still."""

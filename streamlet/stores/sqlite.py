@@ -139,6 +139,22 @@ class SqliteLeaseStore:
         """Insert; False if the key is taken."""
         return self._changed("create", _values_of(lease))
 
+    def create_all(self, leases: Sequence[Lease]) -> int:
+        """Insert those that are not there, in one transaction; how many. On the disk, all or none."""
+        with self._lock:
+            connection = self._open_connection()
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    made = sum(connection.execute(self._sql["create"], _values_of(lease)).rowcount for lease in leases)
+                    connection.execute("COMMIT")
+                except BaseException:
+                    connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise self._explained(error) from error
+        return made
+
     def write(self, lease: Lease, *, if_counter: int) -> bool:
         """Replace the row if its counter is `if_counter` still. On the disk when this returns True."""
         return self._changed("write", (*_values_of(lease), lease.key, if_counter))

@@ -57,6 +57,7 @@ class Worker:
     def __init__(self, store: MemoryLeaseStore, name: str, clock: Time) -> None:
         self.events: list[LeaseEvent] = []
         self.keeper = LeaseKeeper(store, name, clock=clock, random=random.Random(1), failover_s=10, notify=self.events.append)
+        self.keeper.start_taking()
 
     def grip(self, key: str) -> Grip:
         return next(e.grip for e in reversed(self.events) if isinstance(e, Acquired) and e.lease.key == key)

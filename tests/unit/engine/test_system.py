@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
+import msgspec
 import pytest
 
 from streamlet import App, Batch
@@ -20,7 +21,7 @@ from streamlet.clock import SystemClock, SystemRandom, ThreadExecutor
 from streamlet.core.prepared import PreparedRange
 from streamlet.core.rolling import Roll
 from streamlet.engine.supervisor import Supervisor
-from streamlet.errors import HandlerError, ReplayDiffers, SinkError
+from streamlet.errors import HandlerError, InternalError, ReplayDiffers, SinkError
 from streamlet.hooks import (
     BatchSettled,
     Event,
@@ -29,7 +30,9 @@ from streamlet.hooks import (
     RangeCommitted,
     RangePrepared,
     RecordsGivenUp,
+    RecordsTrimmed,
     ShardEnded,
+    ShardStopped,
     Trouble,
 )
 from streamlet.kinesis.client import KinesisClient
@@ -254,7 +257,7 @@ async def test_a_handler_that_is_not_deterministic_stops_its_shard_and_doubles_n
             sink.gate.set()
         sink.refuse = 0
         async with w.worker():
-            await w.until(lambda: any(event.what == "this shard has stopped" for event in w.of(Trouble)))
+            await w.until(lambda: bool(w.of(ShardStopped)))
         assert [type(error) for error in w.failures] == [ReplayDiffers]
         assert sink.rows == []
         assert checkpoints(w.store)["shardId-000000000000"] == TRIM_HORIZON
@@ -399,3 +402,211 @@ async def test_latest_is_pinned_by_its_first_record() -> None:
             await w.until(lambda: bool(seen) and seen[-1][1] == count)
     assert seen[0][0] == pinned.sequence
     assert [n for _, n in seen] == list(range(seen[0][1], count + 1))
+
+
+async def test_a_file_of_somebody_elses_under_our_key_stops_the_shard() -> None:
+    """Two apps with one place for their files, or state that was lost: to call the range written would lose its rows."""
+    sink = Files()
+    async with world(delivering(sink)) as w:
+        await w.put(range(10))
+        async with w.worker():
+            await w.until(lambda: len(sink.rows) == 10)
+        other = World(w.broker, App("other"), MemoryLeaseStore())
+
+        @other.app.on_record(STREAM, sink=sink, batch_size=25)
+        def rows(record: Record) -> int:
+            return -int(record.value["n"])
+
+        async with other.worker():
+            await other.until(lambda: bool(other.of(ShardStopped)))
+        assert "another" in other.of(ShardStopped)[0].error
+        assert checkpoints(other.store)["shardId-000000000000"] == TRIM_HORIZON
+    assert sorted(sink.rows) == list(range(10))
+
+
+async def test_equal_files_of_an_earlier_life_are_taken_for_written() -> None:
+    sink = Files()
+    async with world(delivering(sink)) as w:
+        await w.put(range(10))
+        async with w.worker():
+            await w.until(lambda: len(sink.rows) == 10)
+        w.store, w.events = MemoryLeaseStore(), []
+        async with w.worker():
+            await w.until(lambda: bool(w.of(RangeCommitted)))
+        assert checkpoints(w.store)["shardId-000000000000"] > TRIM_HORIZON
+    assert sorted(sink.rows) == list(range(10))
+
+
+@pytest.mark.parametrize("fault", [asyncio.CancelledError("inner"), StopIteration("inner"), KeyError("inner")])
+@pytest.mark.parametrize("kind", ["record", "async record", "batch", "async batch"])
+async def test_whatever_a_handler_lets_out_is_a_failure_and_not_the_end_of_its_shard(fault: BaseException, kind: str) -> None:
+    app, documents, failing = App("numbers"), Documents(), True
+    options: dict[str, Any] = {"batch_size": 5, "maximum_retry_attempts": 0, "on_failure": documents}
+
+    def work() -> None:
+        if failing:
+            raise fault
+
+    def plain(_: Any) -> None:
+        if isinstance(fault, asyncio.CancelledError):
+            raise KeyError("a plain function has nothing to cancel")
+        work()
+
+    async def awaited(_: Any) -> None:
+        work()
+
+    register = app.on_record if "record" in kind else app.on_batch
+    register(STREAM, **options)(awaited if "async" in kind else plain)
+    async with world(app) as w:
+        await w.put(range(5))
+        async with w.worker():
+            await w.until(lambda: len(documents.values) == 5)
+            failing = False
+            await w.put(range(5, 10))
+            await w.until(lambda: sum(event.records for event in w.of(BatchSettled)) == 10)
+
+
+async def test_a_drain_ends_after_the_batch_in_hand_and_what_was_done_is_kept() -> None:
+    """Much was read ahead; a drain does not work through it, and the checkpoint has followed meanwhile."""
+    app = App("numbers")
+    seen: list[int] = []
+
+    @app.on_batch(STREAM, batch_size=10)
+    async def handle(batch: Batch) -> None:
+        seen.extend(value["n"] for value in batch.values)
+        await asyncio.sleep(0.02)
+
+    async with world(app) as w:
+        await w.put(range(1000))
+        async with w.worker():
+            await w.until(lambda: len(seen) >= 50)
+        assert len(seen) < 1000
+        async with w.worker():
+            await w.until(lambda: len(seen) >= 1000)
+    assert seen == list(range(1000))
+
+
+async def test_files_close_while_a_record_blocks_its_shard() -> None:
+    """What is settled before the failing record is committed by age, while that is retried for ever."""
+    sink, app = Files(rows_max=1_000_000), App("numbers")
+
+    @app.on_record(STREAM, sink=sink, batch_size=100)
+    def rows(record: Record) -> int:
+        n: int = record.value["n"]
+        if n == 55:
+            raise ValueError("55")
+        return n
+
+    async with world(app) as w:
+        await w.put(range(60))
+        async with w.worker():
+            await w.until(lambda: len(sink.rows) == 55)
+        assert checkpoints(w.store)["shardId-000000000000"] > TRIM_HORIZON
+
+
+async def test_every_attempt_begins_with_what_is_in_the_stream() -> None:
+    """A handler that changes the value that it was given, and then fails, must not see its own change again."""
+    app = App("numbers")
+    seen: list[int | str] = []
+
+    @app.on_record(STREAM, batch_size=10)
+    async def handle(record: Record) -> None:
+        record.value["n"] += 1000
+        if record.value["n"] == 1003 and not seen[3:]:
+            seen.append("failed")
+            raise ValueError("once")
+        seen.append(record.value["n"])
+
+    async with world(app) as w:
+        await w.put(range(5))
+        async with w.worker():
+            await w.until(lambda: len(seen) == 6)
+    assert seen == [1000, 1001, 1002, "failed", 1003, 1004]
+
+
+async def test_a_destination_that_breaks_in_its_own_way_is_tried_again() -> None:
+    class Odd(Documents):
+        broken = 2
+
+        def send(self, document: FailureDocument) -> None:
+            if self.broken:
+                self.broken -= 1
+                raise OSError("of the user's own")
+            super().send(document)
+
+    documents, sink = Odd(), Files()
+    async with world(delivering(sink, documents, frozenset({2}))) as w:
+        await w.put(range(5))
+        async with w.worker():
+            await w.until(lambda: len(sink.rows) + len(documents.values) == 5)
+    assert documents.values == [2]
+
+
+async def test_a_prepared_range_that_was_trimmed_is_told_and_does_not_hold_the_shard() -> None:
+    """Retention was faster than the successor: what cannot be read any more is reported, loudly, and reading goes on."""
+    sink = Files(rows_max=10)
+    async with world(delivering(sink)) as w:
+        await w.put(range(25))
+        sink.refuse = 1_000_000
+        async with w.worker(crash=True):
+            await w.until(lambda: bool(w.of(RangePrepared)))
+        sink.refuse = 0
+        lease = w.store.scan()[0]
+        assert lease.pending_state is not None
+        state = PreparedRange.decode(lease.pending_state)
+        # The stream as after retention: the range lies before all that can be read.
+        begin = w.broker.call("ListShards", StreamName=STREAM)["Shards"][0]["SequenceNumberRange"]["StartingSequenceNumber"]
+        older = msgspec.structs.replace(state, first=begin, last=begin, given_up=())
+        assert w.store.write(
+            msgspec.structs.replace(lease, pending=older.last_position, pending_state=older.encode(), counter=lease.counter + 1),
+            if_counter=lease.counter,
+        )
+        async with w.worker():
+            await w.until(lambda: len(sink.rows) == 25)
+    assert [event.first for event in w.of(RecordsTrimmed)] == [begin]
+
+
+async def test_a_lease_thread_that_breaks_ends_the_worker_with_an_error_instead_of_silence() -> None:
+    class Odd(MemoryLeaseStore):
+        broken = False
+
+        def scan(self) -> list[Any]:
+            if self.broken:
+                raise ValueError("a row that nobody can read")
+            return super().scan()
+
+    store, app = Odd(), App("numbers")
+    app.on_record(STREAM)(lambda record: None)
+    async with world(app, store=store) as w:
+        await w.put(range(3))
+
+        async def work() -> None:
+            async with w.worker():
+                await w.until(lambda: bool(w.of(BatchSettled)))
+                store.broken = True
+                await asyncio.sleep(5)
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await work()
+    assert caught.group_contains(InternalError, match="nobody can read")
+
+
+async def test_a_start_that_is_cut_off_leaves_no_half_table() -> None:
+    """Half a table of leases would read as "the other shards were not asked for"."""
+
+    class Dies(MemoryLeaseStore):
+        def create(self, lease: Any) -> bool:
+            raise AssertionError("one by one")
+
+    seen, app = set[int](), App("numbers")
+
+    @app.on_record(STREAM)
+    async def handle(record: Record) -> None:
+        seen.add(record.value["n"])
+
+    async with world(app, shards=2, store=Dies()) as w:
+        await w.put(range(100))
+        for shard in ("shardId-000000000000", "shardId-000000000001"):
+            w.broker.split_shard(STREAM, shard)
+        async with w.worker():
+            await w.until(lambda: len(seen) == 100)

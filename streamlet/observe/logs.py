@@ -1,0 +1,75 @@
+"""What does a person read of an event? One sentence, or nothing where it would only be noise."""
+
+from __future__ import annotations
+
+import logging
+
+from streamlet.hooks import (
+    BatchSettled,
+    Drained,
+    Event,
+    HandlerFailed,
+    LeaseReleased,
+    LeaseTaken,
+    LeaseWentAway,
+    RangeCommitted,
+    RangePrepared,
+    RecordsGivenUp,
+    RecordsTrimmed,
+    ShardEnded,
+    ShardStopped,
+    Trouble,
+)
+
+__all__ = ["log", "words"]
+
+_logger = logging.getLogger("streamlet")
+_LEVELS: dict[type[Event], int] = {
+    HandlerFailed: logging.WARNING,
+    RecordsGivenUp: logging.WARNING,
+    LeaseWentAway: logging.WARNING,
+    Trouble: logging.WARNING,
+    RecordsTrimmed: logging.ERROR,
+    ShardStopped: logging.ERROR,
+}
+
+
+def log(event: Event) -> None:
+    """A listener that writes to the logger `streamlet`."""
+    line = words(event)
+    if line is not None:
+        _logger.log(_LEVELS.get(type(event), logging.INFO), "%s", line)
+
+
+def words(event: Event) -> str | None:
+    """What a person wants to read of an event; None for what would only be noise."""
+    where = f"{event.stream} {event.shard_id}".strip()
+    match event:
+        case LeaseTaken(checkpoint=checkpoint, prepared=prepared):
+            return f"{where}: taken, from {checkpoint}" + (", with a prepared range to complete" if prepared else "")
+        case LeaseWentAway(reason=reason):
+            return f"{where}: given away: {reason}"
+        case LeaseReleased(checkpoint=why):
+            return f"{where}: released ({why})"
+        case ShardEnded():
+            return f"{where}: at its end; its children may start"
+        case HandlerFailed(sequence_number=number, attempt=attempt, error=error, records=count):
+            return f"{where}: attempt {attempt} failed at record {number} ({count} records left of it): {error}"
+        case RecordsGivenUp(records=count, first=first, condition=condition, delivered_to=target, error=error):
+            lost = f"to {target}" if target else "DROPPED: there is no on_failure destination"
+            return f"{where}: {count} records from {first} on given up, {condition}, {lost}: {error}"
+        case RangeCommitted(files=files, rows=rows, replayed=replayed):
+            return f"{where}: {rows:,} rows in {files} files committed" + (
+                " (completing what another worker had prepared)" if replayed else ""
+            )
+        case RecordsTrimmed(first=first, last=last):
+            return f"{where}: RECORDS LOST to retention between {first} and {last}"
+        case ShardStopped(error=error):
+            return f"{where}: THIS SHARD HAS STOPPED: {error}"
+        case Trouble(what=what, error=error):
+            return f"{where}: {what}: {error}"
+        case Drained():
+            return f"{where}: drained"
+        case BatchSettled() | RangePrepared():
+            return None
+    return None
