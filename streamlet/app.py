@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 from streamlet.codecs.json import decoder_for
-from streamlet.errors import ConfigurationError, HandlerError
+from streamlet.errors import ConfigurationError, HandlerError, StreamletError
 from streamlet.ports import Sink
-from streamlet.spec import ConsumerSpec, EventSourceMapping, Kind
+from streamlet.spec import ConsumerSpec, EventSourceMapping, Kind, check_stream_name
 
 __all__ = ["App"]
 
@@ -46,7 +46,7 @@ class App:
     """
 
     def __init__(self, name: str) -> None:
-        if not name or not all(c.isalnum() or c in "_.-" for c in name):
+        if not isinstance(name, str) or not name or not all(c.isalnum() or c in "_.-" for c in name):
             raise ConfigurationError(f"App name {name!r}: use letters, digits, '_', '.' and '-'; leases are kept under it")
         self.name = name
         self._consumers: dict[str, ConsumerSpec] = {}
@@ -59,7 +59,8 @@ class App:
         self, stream: str, *, decode: Any = None, sink: Sink | None = None, mapping: EventSourceMapping | None = None, **options: Any
     ) -> Callable[[F], F]:
         """Call the handler with one Record at a time, in order. What it raises is that record's failure: those before it are
-        done, it and those after it are tried again. With a sink it returns a row, a list of rows, or None."""
+        done, it and those after it are tried again (and given up together, unless the mapping bisects).
+        With a sink it returns a row, a list of rows, or None."""
         return self._register("record", stream, decode, sink, mapping, options)
 
     def on_batch(
@@ -86,6 +87,8 @@ class App:
     def _register(
         self, kind: Kind, stream: str, decode: Any, sink: Sink | None, mapping: EventSourceMapping | None, options: dict[str, Any]
     ) -> Callable[[F], F]:
+        _check_stream(stream, f"@app.on_{kind}")
+
         def register(function: F) -> F:
             self._add(kind, stream, function, decode, sink, mapping, options)
             return function
@@ -102,13 +105,16 @@ class App:
         mapping: EventSourceMapping | None,
         options: dict[str, Any],
     ) -> None:
-        if callable(stream) or not stream:
-            raise ConfigurationError(f"a handler needs the name of a stream, as in @app.on_{kind}('orders'), not {stream!r}")
+        _check_stream(stream, f"app.{kind}")
         if stream in self._consumers:
             raise ConfigurationError(f"app {self.name!r} has a handler for stream {stream!r} already; use a second App to consume it twice")
         if function is not None:
             _check_handler(kind, function)
-        if sink is not None and not callable(getattr(sink, "collect", None)):
+        if kind == "deliver" and sink is None:
+            raise ConfigurationError(
+                f"app.deliver({stream!r}) without a sink would read the stream and keep nothing; give sink=ParquetSink(...)"
+            )
+        if sink is not None and (inspect.isclass(sink) or not callable(getattr(sink, "collect", None))):
             raise ConfigurationError(f"sink={sink!r} is no sink; use for instance ParquetSink('s3://bucket/orders', schema=...)")
         settled = EventSourceMapping.of(mapping, options)
         self._consumers[stream] = ConsumerSpec(
@@ -134,7 +140,15 @@ class App:
         if self._lifespan is None:
             yield
         else:
-            async with contextlib.asynccontextmanager(self._lifespan)(self):
+            async with contextlib.AsyncExitStack() as stack:
+                try:
+                    await stack.enter_async_context(contextlib.asynccontextmanager(self._lifespan)(self))
+                except StreamletError:
+                    raise
+                except Exception as error:
+                    raise HandlerError(
+                        f"the lifespan of app {self.name!r} failed before its yield: {type(error).__name__}: {error}"
+                    ) from error
                 yield
 
     def lambda_handler(self, event: Any, context: Any = None) -> Any:
@@ -159,11 +173,21 @@ class App:
             raise failure
 
 
+def _check_stream(stream: Any, where: str) -> None:
+    if callable(stream) or not stream:
+        raise ConfigurationError(f"{where} needs the name of a stream, as in {where}('orders'), not {stream!r}")
+    check_stream_name(stream)
+
+
 def _check_handler(kind: str, function: Any) -> None:
     if not callable(function):
         raise HandlerError(f"@app.on_{kind} needs a function, not {function!r}")
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise HandlerError(f"{function.__name__} yields: a handler returns (a list of rows, with a sink), it does not yield")
+    if inspect.isclass(function):
+        raise HandlerError(f"@app.on_{kind} needs a function or an instance with __call__; {function.__name__} is a class")
+    for called in (function, getattr(function, "func", None), type(function).__call__):
+        if inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called):
+            name = getattr(function, "__name__", repr(function))
+            raise HandlerError(f"{name} yields: a handler returns (a list of rows, with a sink), it does not yield")
     try:
         inspect.signature(function).bind(object())
     except TypeError as error:

@@ -54,6 +54,6 @@ class ThreadExecutor:
 def _called(function: Callable[..., T], args: tuple[Any, ...]) -> T:
     try:
         return function(*args)
-    except StopIteration as error:
-        # A future cannot carry a StopIteration; whoever awaits it would wait for ever.
-        raise RuntimeError(f"StopIteration: {error}") from error
+    except (StopIteration, SystemExit) as error:
+        # A future cannot carry a StopIteration: whoever awaits it would wait for ever. And one call's exit is not the process's.
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error

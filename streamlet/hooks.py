@@ -13,6 +13,7 @@ import msgspec
 __all__ = [
     "BatchSettled",
     "Drained",
+    "Draining",
     "Event",
     "HandlerFailed",
     "LeaseReleased",
@@ -127,6 +128,10 @@ class Trouble(Event, frozen=True, kw_only=True):
 
     what: str
     error: str
+
+
+class Draining(Event, frozen=True, kw_only=True):
+    """The worker was told to stop, and finishes what it has in hand."""
 
 
 class Drained(Event, frozen=True, kw_only=True):

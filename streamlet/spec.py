@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, get_args
@@ -14,7 +15,7 @@ from streamlet.errors import ConfigurationError
 from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON
 from streamlet.ports import Destination, Sink, StartingPosition
 
-__all__ = ["Application", "ConsumerSpec", "EventSourceMapping", "Kind"]
+__all__ = ["Application", "ConsumerSpec", "EventSourceMapping", "Kind", "check_stream_name"]
 
 StartingPositionName = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
 Kind = Literal["record", "batch", "deliver"]
@@ -63,6 +64,11 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
             )
         if (self.starting_position == "AT_TIMESTAMP") != (self.starting_position_timestamp is not None):
             raise ConfigurationError("starting_position='AT_TIMESTAMP' and starting_position_timestamp go together; give both or neither")
+        at = self.starting_position_timestamp
+        if at is not None and (isinstance(at, bool) or not isinstance(at, int | float) or at < 0):
+            raise ConfigurationError(f"starting_position_timestamp={at!r}: must be a number of seconds since 1970, as time.time() gives it")
+        if not isinstance(self.bisect_batch_on_function_error, bool):
+            raise ConfigurationError(f"bisect_batch_on_function_error={self.bisect_batch_on_function_error!r}: must be True or False")
         self._within("maximum_retry_attempts", -1, 10_000, whole=True)
         if self.maximum_record_age_s != -1:
             self._within("maximum_record_age_s", 60, 604_800)
@@ -82,6 +88,8 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, mapping: EventSourceMapping | None, options: dict[str, Any]) -> EventSourceMapping:
         """One value from a decorator's keywords. Raises ConfigurationError, with the nearest name, for an unknown one."""
+        if mapping is not None and not isinstance(mapping, EventSourceMapping):
+            raise ConfigurationError(f"mapping={mapping!r}: must be an EventSourceMapping, or give its options one by one")
         known = cls.__struct_fields__
         for name in options:
             if name not in known:
@@ -105,6 +113,14 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     def start(self) -> StartingPosition:
         """Where a shard without a checkpoint begins."""
         return StartingPosition(_SENTINELS[self.starting_position], self.starting_position_timestamp)
+
+
+def check_stream_name(stream: Any) -> None:
+    """Raises ConfigurationError for what cannot be the name of a stream (Kinesis API: 1-128 of letters, digits and _.-)."""
+    if isinstance(stream, str) and stream.startswith("arn:"):
+        raise ConfigurationError(f"{stream!r}: give the stream's name, not its ARN; account and region come from the credentials")
+    if not isinstance(stream, str) or not re.fullmatch(r"[a-zA-Z0-9_.-]{1,128}", stream):
+        raise ConfigurationError(f"{stream!r} cannot be the name of a stream: use 1 to 128 letters, digits, '_', '.' and '-'")
 
 
 class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -14,7 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from streamlet.cli.commands import exit_codes
-from streamlet.errors import ConfigurationError
+from streamlet.errors import ConfigurationError, RecordError, UsageError
+
+if TYPE_CHECKING:
+    from streamlet.producer import Producer
 
 __all__ = ["command", "key_of"]
 
@@ -42,36 +45,57 @@ class _Lines:
         self._path, self._default = path, default
         self.refused = 0
 
-    def read(self, name: str, source: IO[bytes], progress: Progress, task: TaskID) -> Iterator[list[tuple[bytes, str]]]:
-        """In bulks of (payload, partition key)."""
-        bulk: list[tuple[bytes, str]] = []
+    def read(self, name: str, source: IO[bytes], progress: Progress, task: TaskID) -> Iterator[list[tuple[str, bytes, str]]]:
+        """In bulks of (where it stands, payload, partition key)."""
+        bulk: list[tuple[str, bytes, str]] = []
         for number, line in enumerate(source, 1):
             progress.advance(task, len(line))
             payload = line.strip()
             if not payload:
                 continue
+            where = f"{name}, line {number}"
             try:
                 key = key_of(orjson.loads(payload), self._path)
             except orjson.JSONDecodeError as error:
-                self._refuse(f"{name}, line {number}: not JSON ({error})")
+                self.refuse(f"{where}: not JSON ({error})")
                 continue
             key = key or self._default
             if key is None:
-                self._refuse(
+                self.refuse(
                     f"{name}, line {number}: no value at --key {'.'.join(self._path)}; give a --key-default to send it all the same"
                 )
                 continue
-            bulk.append((payload, key))
+            bulk.append((where, payload, key))
             if len(bulk) >= BULK_LINES:
                 yield bulk
                 bulk = []
         if bulk:
             yield bulk
 
-    def _refuse(self, reason: str) -> None:
+    def refuse(self, reason: str) -> None:
+        """Name a line that is left out (the first twenty of them), and count it."""
         self.refused += 1
         if self.refused <= 20:
             click.echo(f"streamlet: {reason}", err=True)
+
+
+async def _send(producer: Producer, bulk: list[tuple[str, bytes, str]], lines: _Lines) -> int:
+    """Put a bulk; a record that can never be put is named like a line that is not JSON, and the others go on."""
+    pending = []
+    for where, payload, key in bulk:
+        try:
+            pending.append((where, await producer.put(payload, key)))
+        except (RecordError, UsageError) as error:
+            lines.refuse(f"{where}: {error}")
+    sent = 0
+    for where, result in pending:
+        try:
+            await result
+        except RecordError as error:
+            lines.refuse(f"{where}: {error}")
+        else:
+            sent += 1
+    return sent
 
 
 async def _put(stream: str, files: tuple[str, ...], lines: _Lines, endpoint_url: str | None, region: str | None) -> int:
@@ -85,11 +109,14 @@ async def _put(stream: str, files: tuple[str, ...], lines: _Lines, endpoint_url:
                 size = Path(name).stat().st_size if name != "-" else None
                 task = progress.add_task("standard input" if name == "-" else name, total=size, sent=0)
                 with click.open_file(name, "rb") as source:
-                    for bulk in lines.read(name, source, progress, task):
-                        await producer.put_many(bulk)
-                        sent += len(bulk)
+                    for bulk in lines.read("standard input" if name == "-" else name, source, progress, task):
+                        sent += await _send(producer, bulk, lines)
                         progress.update(task, sent=sent)
     return sent
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 @click.command("put", short_help="put JSON lines into a stream")
@@ -112,5 +139,8 @@ def command(stream: str, files: tuple[str, ...], key: str, key_default: str | No
         raise ConfigurationError("--key is empty: name the field whose value is the partition key, for instance --key customer.id")
     lines = _Lines(path, key_default)
     sent = asyncio.run(_put(stream, files, lines, endpoint_url, region))
-    click.echo(f"{sent:,} records put into {stream}" + (f", {lines.refused:,} lines left out" if lines.refused else ""), err=True)
+    click.echo(
+        f"{_counted(sent, 'record')} put into {stream}" + (f", {_counted(lines.refused, 'line')} left out" if lines.refused else ""),
+        err=True,
+    )
     return 1 if lines.refused else 0

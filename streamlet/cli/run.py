@@ -44,7 +44,7 @@ def load_app(target: str) -> App:
         if error.name and where.startswith(error.name):
             raise ConfigurationError(f"there is no module {error.name!r} here; run from the folder that holds it") from error
         raise ConfigurationError(f"{where} needs the module {error.name!r}, which is not installed") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     app = getattr(module, name, None)
     if app is None:

@@ -205,7 +205,6 @@ class FailureMachine:
         step = self._outstanding
         if step is None or step.step_id != step_id:
             raise InternalError(f"an answer to step {step_id}, but {step} is outstanding")
-        self._outstanding = None
         piece = self._pieces[-1]
         match step, outcome:
             case Invoke(), Succeeded():
@@ -221,7 +220,9 @@ class FailureMachine:
                 piece.undelivered += 1
                 piece.not_before_s = now_s + self._policy.pause_s(piece.undelivered)
             case _:
+                # The question stands: a wrong answer changes nothing.
                 raise InternalError(f"{outcome} is no answer to {step}")
+        self._outstanding = None
 
     def _failed(self, piece: _Piece, outcome: FailedFrom, now_s: float) -> None:
         piece.throttles = 0

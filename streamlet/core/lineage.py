@@ -11,14 +11,14 @@ The rules, and why:
     a closed one without       LATEST: none                         it ended before the first start
                                otherwise at the position            whatever became of its lease, it was asked for
 
-A lease may be taken when every parent is settled: its lease says SHARD_END, or there is no such lease.
+A lease may be taken when every parent is settled: its lease says SHARD_END, or there is no such lease and none is missing.
 (reference: amazon-kinesis-client, HierarchicalShardSyncer and BlockOnParentShardTask; there, leases of several generations
 are created one at a time.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from streamlet.model.position import LATEST, SHARD_END, TRIM_HORIZON, Position
@@ -60,9 +60,9 @@ def leases_to_create(shards: Sequence[Shard], known: Mapping[str, LeaseRow], ini
     return out
 
 
-def may_start(parents: Iterable[str], leases: Mapping[str, LeaseRow]) -> bool:
-    """Is everything before the shard settled?"""
-    return all(parent not in leases or leases[parent].checkpoint == SHARD_END for parent in parents)
+def may_start(parents: Iterable[str], leases: Mapping[str, LeaseRow], missing: Container[str] = ()) -> bool:
+    """Is everything before the shard settled? `missing`: ids of shards whose leases are about to be created."""
+    return all(leases[parent].checkpoint == SHARD_END if parent in leases else parent not in missing for parent in parents)
 
 
 def finished_to_delete(shards: Sequence[Shard], leases: Mapping[str, LeaseRow]) -> list[str]:
@@ -71,6 +71,8 @@ def finished_to_delete(shards: Sequence[Shard], leases: Mapping[str, LeaseRow]) 
     waiting = {
         parent for lease in leases.values() if lease.checkpoint.is_sentinel and lease.checkpoint != SHARD_END for parent in lease.parents
     }
+    # A child that has no lease yet is known for a descendant only by its parent's lease.
+    waiting.update(parent for shard in shards if shard.shard_id not in leases for parent in shard.parents)
     children = {parent for lease in leases.values() for parent in lease.parents}
     return [
         key
@@ -80,18 +82,17 @@ def finished_to_delete(shards: Sequence[Shard], leases: Mapping[str, LeaseRow]) 
 
 
 def _in_order(shards: Sequence[Shard]) -> list[Shard]:
-    """Parents before children. A parent that is not listed is of the past."""
+    """Parents before children. A parent that is not listed is of the past. A stack, since a lineage has no bound on its depth."""
     by_id = {shard.shard_id: shard for shard in shards}
     out: dict[str, Shard] = {}
-
-    def visit(shard: Shard) -> None:
-        # Lineages are short (a reshard takes a second or more), so this does not recurse deeply.
-        if shard.shard_id not in out:
-            for parent in shard.parents:
-                if parent in by_id:
-                    visit(by_id[parent])
-            out[shard.shard_id] = shard
-
     for shard in shards:
-        visit(shard)
+        stack = [] if shard.shard_id in out else [shard]
+        while stack:
+            assert len(stack) <= len(by_id), f"shard {shard.shard_id} is its own ancestor"
+            ahead = next((by_id[parent] for parent in stack[-1].parents if parent in by_id and parent not in out), None)
+            if ahead is not None:
+                stack.append(ahead)
+            else:
+                done = stack.pop()
+                out[done.shard_id] = done
     return list(out.values())

@@ -75,19 +75,34 @@ class MemoryBudget:
     """One bound on the bytes of all open ranges of a process. When it is passed, the largest range closes."""
 
     def __init__(self, bytes_max: int) -> None:
+        assert bytes_max > 0
         self._bytes_max = bytes_max
         self._held: dict[str, int] = {}
+        self._total = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What all open ranges hold together."""
+        return self._total
 
     def set(self, shard_id: str, size_bytes: int) -> None:
         """What the shard's open range holds now."""
+        assert size_bytes >= 0
+        self._total += size_bytes - self._held.get(shard_id, 0)
         self._held[shard_id] = size_bytes
 
     def forget(self, shard_id: str) -> None:
         """The shard is gone."""
-        self._held.pop(shard_id, None)
+        self._total -= self._held.pop(shard_id, 0)
+
+    def to_roll(self) -> str | None:
+        """The shard whose range is the largest, while the total is over the bound (of two equals, the first by name)."""
+        if self._total <= self._bytes_max:
+            return None
+        return min(self._held, key=lambda shard_id: (-self._held[shard_id], shard_id))
 
     def should_roll(self, shard_id: str) -> bool:
-        """Is the total over the bound, and this shard's range the largest?"""
-        if sum(self._held.values()) <= self._bytes_max:
+        """Is the total over the bound, and no other range larger than this shard's?"""
+        if self._total <= self._bytes_max:
             return False
-        return self._held.get(shard_id, 0) >= max(self._held.values()) > 0
+        return self._held.get(shard_id, 0) >= max(self._held.values())

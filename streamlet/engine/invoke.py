@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from streamlet.core.failure import FailedFrom, Succeeded, Throttled
-from streamlet.errors import HandlerError, RowError, StreamletError, UsageError
+from streamlet.errors import HandlerError, RowError, StreamletError
 from streamlet.model.batch import Batch
 from streamlet.model.record import Record
 from streamlet.ports import Chunk, Executor
@@ -101,49 +101,64 @@ class Invoker:
     async def _each(self, records: Sequence[Record], start: int) -> tuple[list[Any], FailedFrom | None]:
         handler = self._spec.handler
         assert handler is not None
+        rows: list[Any] = []
+        pending: Any = None
         if not self._async:
             given_up = threading.Event()
             try:
-                return await self._executor.run(self._each_sync, records, start, given_up)
+                rows, failure, pending = await self._executor.run(self._each_sync, records, start, given_up)
             finally:
                 # If nobody waits any more (the lease is lost, the drain took too long), the thread stops after this record.
                 given_up.set()
-        rows: list[Any] = []
-        for record in records:
+            if pending is None:
+                return rows, failure
+            # A plain function around an async one, as decorators make them: what it returned has not run yet.
+            self._async = True
+        for record in records[len(rows) :]:
             try:
-                rows.append(await handler(record))
-            except UsageError:
-                raise
+                result = handler(record) if pending is None else pending
+                pending = None
+                if inspect.isawaitable(result):
+                    result = await result
             except asyncio.CancelledError as error:
                 if _is_ours():
                     raise
                 return rows, FailedFrom(start + len(rows), None, _says(error))
-            except Exception as error:  # noqa: BLE001  whatever a handler raises is that record's failure
+            except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a handler raises is that record's failure
                 return rows, FailedFrom(start + len(rows), None, _says(error))
+            rows.append(self._ran(result))
         return rows, None
 
-    def _each_sync(self, records: Sequence[Record], start: int, given_up: threading.Event) -> tuple[list[Any], FailedFrom | None]:
+    def _each_sync(self, records: Sequence[Record], start: int, given_up: threading.Event) -> tuple[list[Any], FailedFrom | None, Any]:
+        """On a thread. The third value is an awaitable that the handler returned for the record after `rows`."""
         handler = self._spec.handler
         assert handler is not None
         rows: list[Any] = []
         for record in records:
             if given_up.is_set():
-                return rows, FailedFrom(start + len(rows), None, "not waited for")
+                return rows, FailedFrom(start + len(rows), None, "not waited for"), None
             try:
-                rows.append(handler(record))
-            except UsageError:
-                raise
-            except Exception as error:  # noqa: BLE001  whatever a handler raises is that record's failure
-                return rows, FailedFrom(start + len(rows), None, _says(error))
-        return rows, None
+                result = handler(record)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a handler raises is that record's failure
+                return rows, FailedFrom(start + len(rows), None, _says(error)), None
+            if inspect.isawaitable(result):
+                return rows, None, result
+            rows.append(self._ran(result))
+        return rows, None, None
+
+    def _ran(self, result: Any) -> Any:
+        """What a handler returned, if it has run at all: to settle records for a generator would skip them."""
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            raise HandlerError(f"the handler of {self._spec.stream!r} returned a generator, which has not run: return a list, or nothing")
+        return result
 
     async def _whole(self, batch: Batch, start: int) -> Invocation:
         handler = self._spec.handler
         assert handler is not None
         try:
             rows = await handler(batch) if self._async else await self._executor.run(handler, batch)
-        except UsageError:
-            raise
+            if inspect.isawaitable(rows):
+                rows = await rows
         except NotTaken:
             return Invocation(Throttled())
         except asyncio.CancelledError as error:
@@ -156,8 +171,11 @@ class Invoker:
                 # Its rows for the records before were never returned: to call those done would lose them.
                 index = 0
             return Invocation(FailedFrom(start + index, None, _says(error)))
+        except SystemExit as error:
+            return Invocation(FailedFrom(start, "Unhandled", _says(error)), cause=RuntimeError(_says(error)))
         except Exception as error:  # noqa: BLE001  whatever a handler raises is its batch's failure
             return Invocation(FailedFrom(start, "Unhandled", _says(error)), cause=error)
+        rows = self._ran(rows)
         if self._spec.sink is not None and (not isinstance(rows, list | tuple) or len(rows) != len(batch)):
             got = f"{len(rows)} items" if isinstance(rows, list | tuple) else type(rows).__name__
             raise HandlerError(

@@ -337,18 +337,6 @@ class Pump:
             self._clock.time(),
         )
         destination = self._spec.mapping.on_failure
-        self._emit(
-            RecordsGivenUp(
-                stream=self._spec.stream,
-                shard_id=self.shard_id,
-                first=first.text,
-                last=last.text,
-                records=len(run),
-                condition=step.condition,
-                error=step.error,
-                delivered_to="" if destination is None else str(destination),
-            )
-        )
         if self._closer is not None:
             # To prepare, "given up" settles a record; its document is sent between prepare and commit.
             self._rows.gave_up(given_up, run)
@@ -361,6 +349,18 @@ class Pump:
                 self._trouble("failure document", error)
                 machine.feed(step.step_id, NotDelivered(), self._clock.time())
                 return 0
+        self._emit(
+            RecordsGivenUp(
+                stream=self._spec.stream,
+                shard_id=self.shard_id,
+                first=first.text,
+                last=last.text,
+                records=len(run),
+                condition=step.condition,
+                error=step.error,
+                delivered_to="" if destination is None else str(destination),
+            )
+        )
         machine.feed(step.step_id, Delivered(), self._clock.time())
         return len(run)
 

@@ -21,7 +21,7 @@ from streamlet.core.rolling import MemoryBudget
 from streamlet.engine.leases import Acquired, Broken, LeaseEvent, LeaseKeeper, LeaseThread, Lost, StoreTrouble
 from streamlet.engine.pump import End, Pump
 from streamlet.errors import AccessRefused, InternalError, LeaseLost, ServiceError, StoreError, StreamletError, UsageError
-from streamlet.hooks import Drained, Event, LeaseReleased, LeaseTaken, LeaseWentAway, Listener, ShardStopped, Trouble
+from streamlet.hooks import Drained, Draining, Event, LeaseReleased, LeaseTaken, LeaseWentAway, Listener, ShardStopped, Trouble
 from streamlet.ports import Clock, Executor, LeaseStore, Random, Source
 from streamlet.spec import ConsumerSpec
 
@@ -109,6 +109,7 @@ class Supervisor:
             raise self._fatal
 
     async def _drain(self) -> None:
+        self._emit(Draining(stream=self._spec.stream))
         await self._leases.call(self._keeper.stop_taking)
         # An Acquired that was posted before that is handled before the loop comes back here: call_soon keeps order.
         await asyncio.sleep(0)

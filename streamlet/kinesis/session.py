@@ -6,6 +6,7 @@ settings all mean here what they mean to every other AWS tool.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -39,13 +40,16 @@ async def resolve(region: str | None, endpoint_url: str | None, credentials: Cre
 
     try:
         session = AioSession()
-        region = region or session.get_config_variable("region")
+        # botocore itself reads AWS_DEFAULT_REGION only; the other SDKs, and Lambda's own environment, say AWS_REGION.
+        region = region or os.environ.get("AWS_REGION") or session.get_config_variable("region")
         endpoint_url = endpoint_url or _configured_endpoint(session)
+        if endpoint_url is not None:
+            _check_url(endpoint_url)
         local = endpoint_url is not None and is_loopback(urlsplit(endpoint_url).hostname or "")
         if region is None:
             if not local:
                 raise ConfigurationError(
-                    "no AWS region is set: pass region=, or set AWS_REGION, AWS_DEFAULT_REGION, or a region in your profile"
+                    "no AWS region is set: pass --region (region=), or set AWS_REGION, AWS_DEFAULT_REGION, or a region in your profile"
                 )
             region = _LOCAL_REGION
         if endpoint_url is None:

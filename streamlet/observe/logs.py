@@ -7,6 +7,7 @@ import logging
 from streamlet.hooks import (
     BatchSettled,
     Drained,
+    Draining,
     Event,
     HandlerFailed,
     LeaseReleased,
@@ -41,6 +42,10 @@ def log(event: Event) -> None:
         _logger.log(_LEVELS.get(type(event), logging.INFO), "%s", line)
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def words(event: Event) -> str | None:
     """What a person wants to read of an event; None for what would only be noise."""
     where = f"{event.stream} {event.shard_id}".strip()
@@ -53,11 +58,11 @@ def words(event: Event) -> str | None:
             return f"{where}: released ({why})"
         case ShardEnded():
             return f"{where}: at its end; its children may start"
-        case HandlerFailed(sequence_number=number, attempt=attempt, error=error, records=count):
-            return f"{where}: attempt {attempt} failed at record {number} ({count} records left of it): {error}"
+        case HandlerFailed(attempt=attempt, error=error, records=count):
+            return f"{where}: attempt {attempt} failed, {_counted(count, 'record')} not done: {error}"
         case RecordsGivenUp(records=count, first=first, condition=condition, delivered_to=target, error=error):
-            lost = f"to {target}" if target else "DROPPED: there is no on_failure destination"
-            return f"{where}: {count} records from {first} on given up, {condition}, {lost}: {error}"
+            lost = f"for {target}" if target else "DROPPED: there is no on_failure destination"
+            return f"{where}: {_counted(count, 'record')} from {first} on given up, {condition}, {lost}: {error}"
         case RangeCommitted(files=files, rows=rows, replayed=replayed):
             return f"{where}: {rows:,} rows in {files} files committed" + (
                 " (completing what another worker had prepared)" if replayed else ""
@@ -68,6 +73,8 @@ def words(event: Event) -> str | None:
             return f"{where}: THIS SHARD HAS STOPPED: {error}"
         case Trouble(what=what, error=error):
             return f"{where}: {what}: {error}"
+        case Draining():
+            return f"{where}: draining, the batches in hand are finished first (a second signal ends at once)"
         case Drained():
             return f"{where}: drained"
         case BatchSettled() | RangePrepared():

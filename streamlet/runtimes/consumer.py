@@ -23,7 +23,7 @@ from streamlet.hooks import Event, Listener, ShardStopped
 from streamlet.model.batch import Batch
 from streamlet.model.record import Record
 from streamlet.runtimes.worker import WorkerOptions, supervised
-from streamlet.spec import ConsumerSpec, EventSourceMapping
+from streamlet.spec import ConsumerSpec, EventSourceMapping, check_stream_name
 
 __all__ = ["Consumer", "ReceivedBatch"]
 
@@ -95,6 +95,7 @@ class Consumer:
         mapping: EventSourceMapping | None = None,
         **options: Any,
     ) -> None:
+        check_stream_name(stream)
         self._options = WorkerOptions(
             endpoint_url=endpoint_url,
             region=region,
@@ -116,6 +117,7 @@ class Consumer:
         self._stack = AsyncExitStack()
         self._error: StreamletError | None = None
         self._closing = False
+        self._entered = False
         self._unanswered: set[asyncio.Future[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -126,6 +128,7 @@ class Consumer:
         except BaseException:
             await self._stack.aclose()
             raise
+        self._entered = True
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -167,6 +170,8 @@ class Consumer:
             self._unanswered.discard(answer)
 
     async def __aiter__(self) -> AsyncIterator[ReceivedBatch]:
+        if not self._entered:
+            raise UsageError("a Consumer runs inside its block: async with Consumer(...) as consumer: async for batch in consumer: ...")
         while (received := await self._waiting.get()) is not None:
             if not received.answered:
                 yield received

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,8 +20,8 @@ import msgspec
 from streamlet.clock import SystemClock, SystemRandom, ThreadExecutor
 from streamlet.core.rolling import MemoryBudget
 from streamlet.engine.supervisor import SINK_MEMORY_BYTES_MAX, Supervisor
-from streamlet.errors import ConfigurationError, StreamletError
-from streamlet.hooks import Listener
+from streamlet.errors import ConfigurationError, ServiceError, StreamletError
+from streamlet.hooks import Listener, Trouble
 from streamlet.kinesis.client import KinesisClient
 from streamlet.sources.polling import PollingSource
 from streamlet.spec import Application, ConsumerSpec
@@ -47,9 +47,9 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     listeners: Sequence[Listener] = ()
 
     def __post_init__(self) -> None:
-        if not self.failover_s > 0:
+        if isinstance(self.failover_s, bool) or not isinstance(self.failover_s, int | float) or not self.failover_s > 0:
             raise ConfigurationError(f"failover_s={self.failover_s!r}: must be a number of seconds above 0")
-        if not 0 < self.poll_interval_s <= 60:
+        if not isinstance(self.poll_interval_s, int | float) or not 0 < self.poll_interval_s <= 60:
             raise ConfigurationError(f"poll_interval_s={self.poll_interval_s!r}: must be above 0 and at most 60 seconds")
 
     @property
@@ -80,6 +80,22 @@ def new_worker_id() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
 
 
+def _teller(stream: str, listeners: Sequence[Listener]) -> Callable[[ServiceError], None]:
+    """Trouble of reading as an event: it is waited out, but not in silence. The same sentence is told once in a while."""
+    told: dict[str, int] = {}
+
+    def tell(error: ServiceError) -> None:
+        text = str(error)
+        count = told[text] = told.pop(text, 0) + 1
+        if len(told) > 100:
+            told.pop(next(iter(told)))
+        if count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th … time
+            for listener in listeners:
+                listener(Trouble(stream=stream, what="reading", error=text))
+
+    return tell
+
+
 @contextlib.asynccontextmanager
 async def supervised(consumers: Sequence[ConsumerSpec], options: WorkerOptions, name: str) -> AsyncIterator[list[Supervisor]]:
     """Supervisors for the consumers, ready to run, around one client and one executor."""
@@ -92,7 +108,13 @@ async def supervised(consumers: Sequence[ConsumerSpec], options: WorkerOptions, 
             budget = MemoryBudget(SINK_MEMORY_BYTES_MAX)
             for spec in consumers:
                 source = PollingSource(
-                    client, spec.stream, clock=clock, random=SystemRandom(), decoder=spec.decoder, poll_interval_s=options.poll_interval_s
+                    client,
+                    spec.stream,
+                    clock=clock,
+                    random=SystemRandom(),
+                    decoder=spec.decoder,
+                    poll_interval_s=options.poll_interval_s,
+                    on_trouble=_teller(spec.stream, options.listeners),
                 )
                 made.append(
                     Supervisor(

@@ -106,9 +106,20 @@ def test_put_names_the_lines_that_it_leaves_out_and_the_rest_goes_on(folder: Pat
     text = '{"id": 1, "by": {"name": "a"}}\n\nnot json\n{"id": 2}\n{"id": 3, "by": {"name": "b"}}\n'
     done = run("put", "orders", "--key", "by.name", cwd=folder, text=text, STREAMLET_ENDPOINT_URL=url)
     assert done.returncode == 1
-    assert "-, line 3: not JSON" in done.stderr
-    assert "-, line 4: no value at --key by.name" in done.stderr
+    assert "standard input, line 3: not JSON" in done.stderr
+    assert "standard input, line 4: no value at --key by.name" in done.stderr
     assert "2 records put into orders, 2 lines left out" in done.stderr
+
+
+def test_put_leaves_out_what_can_never_be_put_and_the_rest_goes_on(folder: Path, url: str) -> None:
+    lines = [json.dumps({"id": f"key-{n}"}) for n in range(5_000)]
+    lines[10] = json.dumps({"id": "k" * 300})
+    lines[20] = json.dumps({"id": "large", "text": "x" * 1_100_000})
+    done = run("put", "orders", "--key", "id", cwd=folder, text="\n".join(lines), STREAMLET_ENDPOINT_URL=url)
+    assert done.returncode == 1
+    assert "standard input, line 11: " in done.stderr
+    assert "standard input, line 21: " in done.stderr
+    assert "4,998 records put into orders, 2 lines left out" in done.stderr
 
 
 def test_put_run_and_drain(folder: Path, url: str) -> None:

@@ -89,7 +89,7 @@ def test_a_stream_has_one_handler_and_a_decorator_needs_its_stream() -> None:
     with pytest.raises(ConfigurationError, match="already"):
         app.on_batch("s")(lambda batch: None)
     with pytest.raises(ConfigurationError, match="needs the name of a stream"):
-        app.on_record(lambda record: None)(lambda record: None)  # type: ignore[arg-type]
+        app.on_record(lambda record: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b"])
@@ -126,3 +126,48 @@ def test_an_override_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatc
 def test_a_lifespan_is_an_async_generator_function() -> None:
     with pytest.raises(HandlerError, match="async generator"):
         App("a").lifespan(lambda app: None)  # type: ignore[arg-type,return-value]
+
+
+class AClass:
+    def __init__(self, batch: Any) -> None: ...
+
+
+class AnAsyncGenerator:
+    async def __call__(self, record: Record) -> AsyncIterator[Record]:
+        yield record
+
+
+@pytest.mark.parametrize(("handler", "says"), [(AClass, "is a class"), (AnAsyncGenerator(), "does not yield")])
+def test_what_would_never_run_is_refused(handler: Any, says: str) -> None:
+    with pytest.raises(HandlerError, match=says):
+        App("a").on_batch("s")(handler)
+
+
+def test_delivering_into_nothing_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="keep nothing"):
+        App("a").deliver("s", sink=None)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="is no sink"):
+        App("a").deliver("s", sink=MemorySink)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("stream", "says"),
+    [("a b", "cannot be the name"), ("arn:aws:kinesis:us-east-1:000000000000:stream/s", "not its ARN"), (3, "cannot be")],
+)
+def test_a_stream_is_named_by_its_name(stream: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        App("a").on_record(stream)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 2.5},
+        {"maximum_retry_attempts": 1.5},
+        {"bisect_batch_on_function_error": "no"},
+        {"starting_position": "AT_TIMESTAMP", "starting_position_timestamp": "2020"},
+    ],
+)
+def test_values_of_the_wrong_type_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=list(options)[-1]):
+        App("a").on_record("s", **options)(lambda record: None)

@@ -37,9 +37,10 @@ def test_a_window_waits_for_its_end_or_for_enough_records() -> None:
     assert numbers(batcher.next_batch(110)) == [0, 1]
     batcher.add([record(n) for n in range(2, 6)], 120)
     assert numbers(batcher.next_batch(120)) == [2, 3, 4]
-    # The rest waits for a window of its own, which began when the batch before was handed out.
-    assert batcher.next_batch(125) is None
-    assert batcher.wake_at_s() == 130
+    # The rest waits for a window of its own, which begins when the batch before is done with: at the next question.
+    assert batcher.next_batch(131) is None
+    assert batcher.wake_at_s() == 141
+    assert batcher.next_batch(140.9) is None
     assert numbers(batcher.flush()) == [5]
     assert batcher.flush() is None
 

@@ -610,3 +610,56 @@ async def test_a_start_that_is_cut_off_leaves_no_half_table() -> None:
             w.broker.split_shard(STREAM, shard)
         async with w.worker():
             await w.until(lambda: len(seen) == 100)
+
+
+@pytest.mark.parametrize("kind", ["record", "batch"])
+async def test_a_plain_function_around_an_async_one_runs_it(kind: str) -> None:
+    """As decorators make them. To settle a record for a coroutine that never ran would skip it."""
+    app = App("numbers")
+    seen: list[int] = []
+
+    async def real(handed: Any) -> None:
+        await asyncio.sleep(0)
+        seen.extend(record.value["n"] for record in (handed if kind == "batch" else [handed]))
+
+    def traced(handed: Any) -> Any:
+        return real(handed)
+
+    (app.on_record if kind == "record" else app.on_batch)(STREAM, batch_size=10)(traced)
+    async with world(app) as w:
+        await w.put(range(25))
+        async with w.worker():
+            await w.until(lambda: len(seen) == 25)
+    assert seen == list(range(25))
+
+
+async def test_a_generator_that_a_handler_returns_ends_the_worker_and_settles_nothing() -> None:
+    app = App("numbers")
+    app.on_record(STREAM)(lambda record: (n for n in [record.value["n"]]))
+    async with world(app) as w:
+        await w.put(range(3))
+
+        async def work() -> None:
+            async with w.worker():
+                await asyncio.sleep(5)
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await work()
+        assert caught.group_contains(HandlerError, match="generator")
+        assert checkpoints(w.store)["shardId-000000000000"] == TRIM_HORIZON
+
+
+async def test_an_error_of_the_users_call_inside_a_handler_is_that_records_failure() -> None:
+    """A handler that uses the library wrongly for one record must not stop the worker for all."""
+    app, documents = App("numbers"), Documents()
+
+    @app.on_record(STREAM, maximum_retry_attempts=0, bisect_batch_on_function_error=True, on_failure=documents)
+    async def handle(record: Record) -> None:
+        if record.value["n"] == 2:
+            raise HandlerError("inside")
+
+    async with world(app) as w:
+        await w.put(range(5))
+        async with w.worker():
+            await w.until(lambda: sum(event.records for event in w.of(BatchSettled)) == 5)
+    assert documents.values == [2]
