@@ -21,6 +21,7 @@ _COMMANDS = {
     "broker": "start a local Kinesis",
     "run": "run an app as a worker",
     "put": "put JSON lines into a stream",
+    "doctor": "look at leases; abandon a prepared range",
     "demo": "the whole path on real data, with a kill, a split and a merge",
 }
 

@@ -149,7 +149,8 @@ class Closer:
             raise ReplayDiffers(
                 f"{self._stream} {self._shard_id}: the range {prepared.first} … {prepared.last} came out differently when it was made again "
                 f"({'; '.join(wrong[:3])}). The way from record to row and partition must not depend on the clock, on random numbers or on "
-                "anything else that changes; restore the handler that prepared the range"
+                "anything else that changes. Restore the handler that prepared the range; if that cannot be, "
+                f"streamlet doctor {self._name} {self._stream} --abandon-prepared {self._shard_id} lets go of it and says what may double"
             )
         await self._finish(span, items, rows.given_up, replayed=True)
 

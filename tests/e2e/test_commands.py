@@ -79,6 +79,7 @@ def folder(tmp_path: Path) -> Path:
         (["broker", "--shards", "orders:2", "--shards", "orders:3"], 2, "twice"),
         (["broker", "--port", "99999"], 2, "99999"),
         (["brocker"], 2, "brocker"),
+        (["doctor", "orders", "orders"], 2, "no such file"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_an_exit_code(folder: Path, url: str, arguments: list[str], code: int, says: str) -> None:
@@ -88,7 +89,7 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(folder: Path, url: str, argu
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("name", ["broker", "run", "put", "demo"])
+@pytest.mark.parametrize("name", ["broker", "run", "put", "doctor", "demo"])
 def test_every_commands_help_has_an_example(folder: Path, name: str) -> None:
     done = run(name, "--help", cwd=folder)
     assert done.returncode == 0

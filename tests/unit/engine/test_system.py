@@ -17,11 +17,12 @@ import pytest
 
 from streamlet import App, Batch
 from streamlet.broker import Broker
+from streamlet.cli.doctor import abandon
 from streamlet.clock import SystemClock, SystemRandom, ThreadExecutor
 from streamlet.core.prepared import PreparedRange
 from streamlet.core.rolling import Roll
 from streamlet.engine.supervisor import Supervisor
-from streamlet.errors import HandlerError, InternalError, ReplayDiffers, SinkError
+from streamlet.errors import ConfigurationError, HandlerError, InternalError, ReplayDiffers, SinkError
 from streamlet.hooks import (
     BatchSettled,
     Event,
@@ -261,6 +262,15 @@ async def test_a_handler_that_is_not_deterministic_stops_its_shard_and_doubles_n
         assert [type(error) for error in w.failures] == [ReplayDiffers]
         assert sink.rows == []
         assert checkpoints(w.store)["shardId-000000000000"] == TRIM_HORIZON
+
+        # The way out, for a person to take: the range is abandoned, and read again from the checkpoint.
+        abandoned = abandon(w.store, "shardId-000000000000")
+        assert abandoned.files
+        with pytest.raises(ConfigurationError, match="nothing to abandon"):
+            abandon(w.store, "shardId-000000000000")
+        async with w.worker():
+            await w.until(lambda: bool(sink.rows))
+        assert sorted(sink.rows) == [n for n in range(25) if n % 5]
 
 
 async def test_the_same_files_are_made_when_a_prepared_range_is_completed() -> None:
