@@ -64,7 +64,7 @@ def words(event: Event) -> str | None:
             lost = f"for {target}" if target else "DROPPED: there is no on_failure destination"
             return f"{where}: {_counted(count, 'record')} from {first} on given up, {condition}, {lost}: {error}"
         case RangeCommitted(files=files, rows=rows, replayed=replayed):
-            return f"{where}: {rows:,} rows in {files} files committed" + (
+            return f"{where}: {_counted(rows, 'row')} in {_counted(files, 'file')} committed" + (
                 " (completing what another worker had prepared)" if replayed else ""
             )
         case RecordsTrimmed(first=first, last=last):
