@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamlet.core import batching
 from streamlet.core.batching import Batcher, event_bytes
 from streamlet.model.record import Record
 
@@ -90,3 +92,123 @@ def test_nothing_is_lost_doubled_or_reordered(adds: list[list[int]], batch_size:
         out += batch
     assert numbers(out) == list(range(n))
     assert len(batcher) == 0
+
+
+def test_the_key_is_counted_in_bytes_of_utf_8() -> None:
+    assert event_bytes(Record(b"", "ключ", "1")) == event_bytes(Record(b"", "k" * 8, "1"))
+
+
+def test_sizes_in_figures() -> None:
+    assert [event_bytes(Record(b"x" * n, "key", "1")) for n in (0, 1, 3, 4)] == [643, 647, 647, 651]
+    assert batching.PAYLOAD_BYTES_MAX == 6_000_000
+
+
+def test_exactly_the_byte_limit_is_full_and_fits() -> None:
+    batcher = Batcher(100, 1000, payload_bytes_max=2 * event_bytes(record(0)))
+    batcher.add([record(0)], 0)
+    assert batcher.next_batch(0) is None
+    batcher.add([record(1)], 0)
+    assert numbers(batcher.next_batch(0)) == [0, 1]
+
+
+def test_what_is_buffered_is_told() -> None:
+    batcher = Batcher(2, 60)
+    assert (len(batcher), batcher.buffered_bytes) == (0, 0)
+    batcher.add([record(n, n) for n in range(5)], 0)
+    batcher.next_batch(0)
+    assert (len(batcher), batcher.buffered_bytes) == (3, sum(event_bytes(record(n, n)) for n in (2, 3, 4)))
+    while batcher.flush() is not None:
+        pass
+    assert (len(batcher), batcher.buffered_bytes) == (0, 0)
+
+
+def test_leftovers_of_a_slow_invocation_get_a_whole_window() -> None:
+    """The window is 10 s and the invocation takes 60 s. The next window starts when the invocation completes; it is not over by then."""
+    batcher = Batcher(2, batching_window_s=10)
+    batcher.add([record(n) for n in range(3)], 0)
+    assert numbers(batcher.next_batch(0)) == [0, 1]
+    batcher.add([], 60)
+    assert batcher.next_batch(69) is None
+    assert batcher.wake_at_s() == 70
+    assert numbers(batcher.next_batch(70)) == [2]
+
+
+def test_an_empty_read_opens_no_window() -> None:
+    batcher = Batcher(2, batching_window_s=10)
+    batcher.add([], 0)
+    assert batcher.wake_at_s() is None
+    assert batcher.next_batch(100) is None
+
+
+def test_a_record_is_sized_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """10,000 records in batches of 7: work per record does not grow with the buffer."""
+    sized = 0
+
+    def counted(r: Record) -> int:
+        nonlocal sized
+        sized += 1
+        return event_bytes(r)
+
+    monkeypatch.setattr(batching, "event_bytes", counted)
+    batcher = Batcher(7)
+    batcher.add([record(n) for n in range(10_000)], 0)
+    handed_out = 0
+    while (batch := batcher.next_batch(0)) is not None:
+        handed_out += len(batch)
+    assert handed_out == sized == 10_000
+
+
+class _Plain:
+    """What a batcher should do, one record at a time."""
+
+    def __init__(self, size: int, window_s: int, bytes_max: int) -> None:
+        self.size, self.window_s, self.bytes_max = size, window_s, bytes_max
+        self.waiting: list[Record] = []
+        self.opens_s: int | None = None
+        self.asked_s = 0
+
+    def add(self, records: list[Record], now_s: int) -> None:
+        if self.opens_s is None and (records or self.waiting):
+            self.opens_s = now_s
+        self.waiting += records
+
+    def next_batch(self, now_s: int) -> list[Record] | None:
+        if not self.waiting:
+            return None
+        if self.opens_s is None:
+            self.opens_s = now_s
+        over = sum(map(event_bytes, self.waiting)) >= self.bytes_max
+        if len(self.waiting) < self.size and not over and now_s - self.opens_s < self.window_s:
+            return None
+        batch = [self.waiting.pop(0)]
+        while self.waiting and len(batch) < self.size and sum(map(event_bytes, [*batch, self.waiting[0]])) <= self.bytes_max:
+            batch.append(self.waiting.pop(0))
+        self.opens_s = None
+        return batch
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4), st.lists(st.integers(0, 2000), max_size=8)), max_size=15),
+    st.integers(1, 5),
+    st.integers(0, 6),
+    st.integers(650, 4000),
+)
+def test_against_a_plain_one(turns: list[tuple[int, list[int]]], size: int, window_s: int, bytes_max: int) -> None:
+    batcher, plain = Batcher(size, window_s, bytes_max), _Plain(size, window_s, bytes_max)
+    n = now_s = 0
+    for wait_s, sizes in turns:
+        now_s += wait_s
+        records = [record(n + i, length) for i, length in enumerate(sizes)]
+        n += len(records)
+        batcher.add(records, now_s)
+        plain.add(records, now_s)
+        for _ in range(3):
+            # The invocation takes a second, and the next question follows at once.
+            batch = batcher.next_batch(now_s)
+            assert batch == plain.next_batch(now_s)
+            if batch is None:
+                break
+            now_s += 1
+        assert len(batcher) == len(plain.waiting)
+        assert batcher.buffered_bytes == sum(map(event_bytes, plain.waiting))
+        assert (batcher.wake_at_s() is None) == (not plain.waiting)

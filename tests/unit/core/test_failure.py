@@ -50,7 +50,7 @@ def test_every_small_world_ends_as_the_reference_says(driver: Any) -> None:
 @DRIVERS
 def test_throttles_and_refused_documents_change_only_the_times(driver: Any) -> None:
     """A throttle is no attempt; a document that is not delivered settles nothing and is sent again."""
-    _judge(driver, worlds.troubled_worlds(5), 15_000)
+    _judge(driver, worlds.troubled_worlds(5 if driver is worlds.by_loop else 4), 7000)
 
 
 @DRIVERS
@@ -61,7 +61,7 @@ def test_records_that_differ(driver: Any) -> None:
 @DRIVERS
 def test_age_is_judged_per_record_before_every_attempt(driver: Any) -> None:
     """Old at the first reading, old after some retries, old much later; in every order, among bad and good ones."""
-    _judge(driver, worlds.aged_worlds(6, 4), 15_000)
+    _judge(driver, worlds.aged_worlds(6, 4 if driver is worlds.by_loop else 3), 7000)
 
 
 @DRIVERS

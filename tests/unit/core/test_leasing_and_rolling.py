@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -60,6 +62,85 @@ def test_finished_leases_belong_to_nobody() -> None:
     assert decide([Row("a", checkpoint=SHARD_END)]) == Plan()
 
 
+def test_a_thief_leaves_who_has_no_more_than_a_share() -> None:
+    """One step below the share, the others at it: nobody would be better off."""
+    rows = [Row(k, "one") for k in "ab"] + [Row(k, "two") for k in "cd"] + [Row("e", "me")]
+    assert decide(rows) == Plan()
+    # Two steps below: the shares become 2, 3, 2.
+    rows = [Row(k, "one") for k in "abc"] + [Row(k, "two") for k in "def"] + [Row("g", "me")]
+    assert len(decide(rows).steal) == 1
+
+
+def test_what_nobody_took_for_long_is_taken_whatever_the_share() -> None:
+    """Two leases of a dead owner, still for more than three fail-over times: both, and only these."""
+    rows = [Row("a", "dead"), Row("b", "dead"), Row("c", "me", 1), Row("d", "me", 1), Row("e")]
+    seen = Sightings()
+    for row in rows:
+        seen.see(row.key, row.counter, 0.0)
+    for key in ("c", "d"):
+        seen.see(key, 2, 30.0)
+
+    def at(now_s: float, leases_max: int | None = None) -> Plan:
+        return plan(rows, "me", now_s, seen, failover_s=10.0, random=lambda: 0.0, leases_max=leases_max)
+
+    assert at(30.0) == Plan(take=("a", "b", "e"))
+    assert at(30.1) == Plan(take=("a", "b"))
+    assert at(30.1, leases_max=3) == Plan(take=("a",))
+    assert at(30.1, leases_max=2) == Plan()
+
+
+def test_children_that_had_to_wait_for_their_parents_are_not_very_old() -> None:
+    """A lease without an owner stood still because nobody could take it: it is shared out like any new one."""
+    rows = [Row(f"child{n}") for n in range(10)] + [Row("x", "other", 1)]
+    seen = Sightings()
+    for row in rows:
+        seen.see(row.key, row.counter, 0.0)
+    seen.see("x", 2, 1000.0)
+    made = plan(rows, "me", 1000.0, seen, failover_s=10.0, random=lambda: 0.5)
+    assert len(made.take) == 6
+
+
+def test_a_worker_has_a_most() -> None:
+    rows = [Row(k) for k in "abcd"]
+    assert len(plan(rows, "me", 0.0, Sightings(), failover_s=10, random=lambda: 0.0, leases_max=3).take) == 3
+    crowded = [Row(k, "big") for k in "abcd"] + [Row("e", "me")]
+    assert len(plan(crowded, "me", 0.0, Sightings(), failover_s=10, random=lambda: 0.0).steal) == 1
+    assert plan(crowded, "me", 0.0, Sightings(), failover_s=10, random=lambda: 0.0, leases_max=1) == Plan()
+
+
+def test_a_hand_over_is_left_alone_until_it_stands_still() -> None:
+    for owner in ("new", None):
+        rows = [Row("a", owner, checkpoint_owner="old")]
+        assert decide(rows) == Plan()
+        assert decide(rows, still_s=10.1) == Plan(take=("a",))
+
+
+def test_a_lease_under_our_own_name_that_we_do_not_hold_expires_like_any_other() -> None:
+    """An acquisition whose answer was lost: until then it counts as ours."""
+    rows = [Row("a", "me"), Row("b", "other")]
+    assert decide(rows) == Plan()
+    assert decide(rows[:1], still_s=10.1) == Plan(take=("a",))
+
+
+def test_leases_that_are_gone_are_forgotten() -> None:
+    seen = Sightings()
+    seen.see("a", 1, 0.0)
+    seen.see("b", 1, 0.0)
+    seen.keep({"b"})
+    assert (seen.still_for_s("a", 9.0), seen.still_for_s("b", 9.0)) == (0.0, 9.0)
+
+
+def test_the_choice_follows_from_the_dice_alone() -> None:
+    """Not from the order of a scan. And workers that look at once do not all want the same."""
+    rows = [Row(k) for k in "abcdef"] + [Row("x", "one", 1), Row("y", "two", 1)]
+    wanted = set()
+    for seed in range(20):
+        made = [plan(some, "me", 0.0, Sightings(), failover_s=10, random=random.Random(seed).random) for some in (rows, rows[::-1])]
+        assert made[0] == made[1]
+        wanted.add(made[0].take)
+    assert len(wanted) > 5
+
+
 @given(st.integers(1, 12), st.integers(1, 5))
 def test_workers_come_to_rest_with_fair_shares(leases: int, workers: int) -> None:
     """Each decides alone, in turn; after a while nobody wants anything, and no two differ by more than one."""
@@ -112,6 +193,42 @@ def test_the_largest_range_closes_when_memory_is_short() -> None:
     assert (budget.should_roll("a"), budget.should_roll("b")) == (True, False)
     budget.forget("a")
     assert not budget.should_roll("b")
+
+
+def test_an_idle_range_closes_by_age_from_its_first_row() -> None:
+    opened = OpenRange(Roll(age_max_s=60))
+    opened.add(0, 0, 1000)
+    opened.add(1, 1, 1030)
+    assert opened.wake_at_s() == 1060
+    opened.clear()
+    assert not opened.due(1e9)
+    assert (opened.rows, opened.bytes) == (0, 0)
+    opened.add(1, 1, 2000)
+    assert not opened.due(2059)
+
+
+def test_a_record_given_up_is_soon_told_but_only_once() -> None:
+    opened = OpenRange(Roll())
+    opened.gave_up(0)
+    opened.clear()
+    opened.add(1, 1, 1)
+    assert not opened.due(2)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.none() | st.integers(0, 50))), st.integers(1, 60))
+def test_the_budget_against_a_dictionary(turns: list[tuple[str, int | None]], bytes_max: int) -> None:
+    budget, held = MemoryBudget(bytes_max), dict[str, int]()
+    for shard_id, size in turns:
+        if size is None:
+            budget.forget(shard_id)
+            held.pop(shard_id, None)
+        else:
+            budget.set(shard_id, size)
+            held[shard_id] = size
+        assert budget.held_bytes == sum(held.values())
+        largest = {key for key in held if held[key] == max(held.values())} if sum(held.values()) > bytes_max else set()
+        assert {key for key in "abc" if budget.should_roll(key)} == largest
+        assert budget.to_roll() == min(largest, default=None)
 
 
 RANGE = PreparedRange(

@@ -79,6 +79,7 @@ MUTANTS = [
     ("right = _Piece(middle, piece.stop, function_error=piece.function_error, error=piece.error)", "right = _Piece(middle, piece.stop)", "the right half forgets the error"),
     ("limit_s >= 0 and now_s", "limit_s > 0 and now_s", "an age limit of 0 is none"),
     ("self._arrivals_s[index] > limit_s", "self._arrivals_s[index] >= limit_s", "too old at the limit itself"),
+    ("elif self._policy.maximum_record_age_s >= 0:", "elif self._policy.maximum_record_age_s > 0:", "with a limit of 0 the old in the middle are tried"),
     ("if self._too_old(piece.start, now_s):", "if all(self._too_old(i, now_s) for i in range(piece.start, piece.stop)):", "old only when all are"),
     ("if self._too_old(piece.start, now_s):", "if piece.attempts and self._too_old(piece.start, now_s):", "an old record is tried once"),
     ("run.condemned, run.not_before_s = RECORD_AGE_EXCEEDED, 0.0", "run.condemned = RECORD_AGE_EXCEEDED", "an old record waits for its retry"),
@@ -141,10 +142,12 @@ def _minds_the_limits(module: ModuleType) -> bool:
     """Nothing to do for an empty batch; a limit of 0 s is one; exactly at the limit a record is not too old."""
     empty = module.FailureMachine([], module.FailurePolicy())
     strict = module.FailureMachine([0.0], module.FailurePolicy(maximum_record_age_s=0))
+    strictly = module.FailureMachine([5.0, 4.0], module.FailurePolicy(maximum_record_age_s=0))
     at_limit = module.FailureMachine([0.0], module.FailurePolicy(maximum_record_age_s=60))
     return (
         isinstance(empty.next_step(0.0), module.Finished)
         and isinstance(strict.next_step(1.0), module.GiveUp)
+        and strictly.next_step(5.0).stop == 1
         and isinstance(at_limit.next_step(60.0), module.Invoke)
     )
 
