@@ -71,6 +71,7 @@ IMPURE_CALLS = {"open", "print", "input"}
 CLOCKS = {
     "clock.py": "the adapter itself",
     "broker/server.py": "gives the broker's synchronous core its clock",
+    "broker/connection.py": "request ids, which nobody reads back",
     "stores/sqlite.py": "waits, blocking, for another process's lock",
     "runtimes/worker.py": "a worker's own name must be unique",
 }

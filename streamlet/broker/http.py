@@ -70,6 +70,11 @@ class RequestReader:
         self._in_trailers = False
         self._searched = 0  # no end of a head lies before this
 
+    @property
+    def waiting_bytes(self) -> int:
+        """What has come in and was not read yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> None:
         """Take in what came from the socket."""
         self._buffer += data

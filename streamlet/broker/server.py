@@ -1,8 +1,5 @@
 """How does the broker listen, start and stop?
 
-One asyncio protocol per connection feeds the parser and writes what the front answers, in order. Nothing in between
-waits, so a request costs no task; a client that does not read its answers is not read from either (back-pressure).
-
 The state belongs to the loop that the server runs on. Control helpers may be called from any thread: from another one
 they are handed to that loop.
 """
@@ -10,22 +7,19 @@ they are handed to that loop.
 from __future__ import annotations
 
 import asyncio
-import base64
-import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from email.utils import formatdate
 from typing import Any, Final, Self, TypeVar, cast
 
+from streamlet.broker.connection import Connection
 from streamlet.broker.faults import Faults
-from streamlet.broker.http import CONTINUE, REASONS, HttpError, Request, RequestReader
 from streamlet.broker.limits import SHARDS_MAX
-from streamlet.broker.state import State, shard_name
-from streamlet.broker.wire import Answer, Front
+from streamlet.broker.shard import shard_name
+from streamlet.broker.state import State
+from streamlet.broker.wire import Front
 
 __all__ = ["Broker", "new_loop", "serve"]
 
@@ -59,7 +53,7 @@ class Broker:
         self._host = host
         self._port = port
         self._front = Front(self.state, self.faults)
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -78,7 +72,7 @@ class Broker:
         """Listen. Raises OSError when the address is taken."""
         loop = asyncio.get_running_loop()
         self._loop, self._thread = loop, threading.get_ident()
-        self._server = await loop.create_server(lambda: _Connection(self._front, self._connections), self._host, self._port, backlog=1024)
+        self._server = await loop.create_server(lambda: Connection(self._front, self._connections), self._host, self._port, backlog=1024)
         port = self._server.sockets[0].getsockname()[1]
         self._url = f"http://[{self._host}]:{port}" if ":" in self._host else f"http://{self._host}:{port}"
         return self
@@ -206,90 +200,3 @@ def new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return cast("asyncio.AbstractEventLoop", uvloop.new_event_loop())
-
-
-class _Connection(asyncio.Protocol):
-    """One client: bytes in, answers out, in order."""
-
-    def __init__(self, front: Front, all_connections: set[_Connection]) -> None:
-        self._front = front
-        self._all = all_connections
-        self._reader = RequestReader()
-        self._transport: asyncio.Transport | None = None
-        self._paused = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._all.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._all.discard(self)
-
-    def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        self._work()
-
-    def pause_writing(self) -> None:
-        self._paused = True
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-            self._work()
-
-    def drop(self) -> None:
-        """Break the connection, as a dying host would."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _work(self) -> None:
-        """Answer what has come in completely. While the client does not read, the rest waits in the parser."""
-        while not self._paused:
-            transport = self._transport
-            if transport is None or transport.is_closing():
-                return
-            try:
-                event = self._reader.next_event()
-            except HttpError as error:
-                transport.write(_render(Answer(error.status), keep_alive=False))
-                transport.close()
-                return
-            if event is None:
-                return
-            if event == CONTINUE:
-                transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                continue
-            self._respond(transport, cast("Request", event))
-
-    def _respond(self, transport: asyncio.Transport, request: Request) -> None:
-        answer = self._front.answer(request)
-        if answer.dropped:
-            transport.abort()
-            return
-        head = _render(answer, keep_alive=request.keep_alive)
-        if request.method == "HEAD":
-            transport.write(head)
-        elif sum(map(len, answer.body)) < 65536:
-            transport.write(head + b"".join(answer.body))
-        else:
-            transport.writelines((head, *answer.body))
-        if not request.keep_alive:
-            transport.close()
-
-
-def _render(answer: Answer, *, keep_alive: bool) -> bytes:
-    """Status line and headers."""
-    lines = [f"HTTP/1.1 {answer.status} {REASONS[answer.status]}", f"x-amzn-RequestId: {uuid.UUID(bytes=os.urandom(16), version=4)}"]
-    if answer.second_id:
-        lines.append(f"x-amz-id-2: {base64.b64encode(os.urandom(72)).decode()}")
-    if answer.content_type:
-        lines.append(f"Content-Type: {answer.content_type}")
-    lines.extend(f"{name}: {value}" for name, value in answer.headers)
-    lines += [f"Content-Length: {sum(map(len, answer.body))}", f"Date: {formatdate(usegmt=True)}"]
-    if not keep_alive:
-        lines.append("Connection: close")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

@@ -3,52 +3,76 @@
 The order of checks is the service's (reference/errors.md section 1), first failure answers: method, empty body,
 content type, body, target, authorization, types, constraints, then the operation. A well-formed call of a hot
 operation takes a shorter way to the same place: all its checks pass, so their order cannot be seen.
-
-A `_Format` is the seam for CBOR: what a content type's bodies are read and written with. Today the CBOR one can only
-say errors, which is what the service answers in it for an empty body of an unknown content type.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import re
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from streamlet.broker import schema
+from streamlet.broker.auth import DEFAULT_ACCOUNT, DEFAULT_REGION, caller
 from streamlet.broker.errors import ApiError
 from streamlet.broker.faults import Faults
+from streamlet.broker.formats import CBOR, CBOR_TYPE, JSON, JSON_TYPE, Format
 from streamlet.broker.http import Request
 from streamlet.broker.ops import OPERATIONS
 from streamlet.broker.ops._base import Call, Operation
 from streamlet.broker.state import State
 
-__all__ = ["DEFAULT_ACCOUNT", "DEFAULT_REGION", "Answer", "Front"]
-
-DEFAULT_ACCOUNT: Final = "000000000000"
-DEFAULT_REGION: Final = "us-east-1"
+__all__ = ["Answer", "Front", "Page", "Pipe", "Push"]
 
 _log: Final = logging.getLogger("streamlet.broker")
 
 _SERVICE: Final = "Kinesis_20131202"
-_JSON: Final = "application/x-amz-json-1.1"
-_CBOR: Final = "application/x-amz-cbor-1.1"
 _OLD_JSON: Final = "application/json"
+_PAGES: Final = "/_streamlet/"
 _EXPOSED: Final = "x-amzn-RequestId,x-amzn-ErrorType,x-amz-request-id,x-amz-id-2,x-amzn-ErrorMessage,Date"
 _DENIED: Final = (
     b"<AccessDeniedException>\n  <Message>Unable to determine service/operation name to be authorized</Message>\n</AccessDeniedException>\n"
 )
-_SCOPE: Final = re.compile(r"Credential=([^/\s,]+)/[^/\s,]*/([^/\s,]+)/")
 _DATA_PLANE: Final = frozenset({"PutRecord", "PutRecords", "GetShardIterator", "GetRecords"})
-_CREDENTIAL_PARTS: Final = ("Credential", "Signature", "SignedHeaders")
-_QUERY_PARTS: Final = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature", "X-Amz-SignedHeaders", "X-Amz-Date")
+
+
+class Pipe(Protocol):
+    """Where a pushed body goes. Once the client has gone, all methods do nothing."""
+
+    def write(self, data: bytes) -> None:
+        """Send a piece. While the push is paused, pieces pile up in memory: do not."""
+
+    def end(self) -> None:
+        """The body is complete; the connection goes on."""
+
+    def abort(self) -> None:
+        """Break off, as a dying host would."""
+
+
+class Push(Protocol):
+    """A body whose end is not known when it begins: HTTP chunks, or HTTP/2 frames. All calls come on the server's loop."""
+
+    def opened(self, pipe: Pipe) -> None:
+        """The head has been sent: pieces may be written from now on."""
+
+    def closed(self) -> None:
+        """The client has gone. Not called after the push itself ended."""
+
+    def paused(self) -> None:
+        """The client does not read."""
+
+    def resumed(self) -> None:
+        """The client reads again."""
 
 
 class Answer(NamedTuple):
-    """What goes back: `body` in pieces; `dropped` means that the connection breaks instead (a fault)."""
+    """What goes back: `body` in pieces, or `push` in its place. `dropped`: the connection breaks instead (a fault).
+
+    The answer is sent when `ready` is done, if there is one, and `delay_s` have passed. Until then, and until a push
+    has ended, the requests behind it on an HTTP/1.1 connection wait.
+    """
 
     status: int
     body: tuple[bytes, ...] = ()
@@ -56,50 +80,37 @@ class Answer(NamedTuple):
     headers: tuple[tuple[str, str], ...] = ()
     dropped: bool = False
     second_id: bool = True  # x-amz-id-2 is on every answer but the CORS preflight's
+    ready: asyncio.Future[None] | None = None
+    delay_s: float = 0.0
+    push: Push | None = None
 
 
-class _Format(NamedTuple):
-    content_type: str
-    decode: Callable[[bytes], Any]
-    encode: Callable[[dict[str, Any]], bytes]
-    typed: bool  # may an operation's own typed decode read the body?
-
-
-def _cbor_texts(value: dict[str, Any]) -> bytes:
-    """A CBOR map of short texts: all that an error body is made of."""
-    assert len(value) < 24, "the count must fit into the map's first byte"
-    pieces = [bytes([0xA0 + len(value)])]
-    for item in (text.encode() for pair in value.items() for text in pair):
-        # Major type 3 with the length in the byte itself, or in the two that follow.
-        pieces += [bytes([0x60 + len(item)]) if len(item) < 24 else b"\x79" + min(len(item), 0xFFFF).to_bytes(2, "big"), item[:0xFFFF]]
-    return b"".join(pieces)
-
-
-def _cbor_unread(_body: bytes) -> Any:
-    raise ApiError("SerializationException", f"This broker does not read {_CBOR} yet: set AWS_CBOR_DISABLE=true.", key="Message")
-
-
-_JSON_FORMAT: Final = _Format(_JSON, msgspec.json.decode, msgspec.json.encode, typed=True)
-_CBOR_FORMAT: Final = _Format(_CBOR, _cbor_unread, _cbor_texts, typed=False)
+Page = Callable[[Request], Answer | None]
+"""Answers what is not a call of the service: a GET, or a path below `/_streamlet/`. None: not mine."""
 
 
 class Front:
     """Answers requests from a state. Synchronous: the server calls it and writes what it says."""
 
-    def __init__(self, state: State, faults: Faults) -> None:
+    def __init__(self, state: State, faults: Faults, pages: Sequence[Page] = ()) -> None:
         self._state = state
         self._faults = faults
+        self._pages = tuple(pages)
 
     def answer(self, request: Request) -> Answer:
         """The answer to any request at all. A bug of ours is a 500 and a logged traceback, never a broken server."""
         origin = "origin" in request.headers
         try:
+            for page in self._pages if request.method == "GET" or request.target.startswith(_PAGES) else ():
+                # A page decides by itself who may see it: the service's "any origin" is not for it.
+                if (found := page(request)) is not None:
+                    return found
             if request.method == "OPTIONS" and origin:
                 return _preflight(request)
             answer = self._answer(request)
         except Exception:  # noqa: BLE001 - the border: whatever a client sends, the server goes on
             _log.exception("the broker failed on %s", request.headers.get("x-amz-target"))
-            answer = _refusal(_JSON_FORMAT, ApiError("InternalFailure", status=500))
+            answer = _refusal(JSON, ApiError("InternalFailure", status=500))
         if origin:
             answer = answer._replace(headers=(("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", _EXPOSED)))
         return answer
@@ -120,24 +131,24 @@ class Front:
         service, _, name = request.headers.get("x-amz-target", "").partition(".")
         operation = OPERATIONS.get(name) if service == _SERVICE else None
         if not request.body:
-            form = _JSON_FORMAT if content_type == _JSON else _CBOR_FORMAT
+            form = JSON if content_type == JSON_TYPE else CBOR
             return _refusal(form, ApiError("SerializationException" if operation else "UnknownOperationException"))
         if content_type == _OLD_JSON:
             return _old_envelope(request.body)
-        if content_type not in {_JSON, _CBOR}:
+        if content_type not in {JSON_TYPE, CBOR_TYPE}:
             return Answer(404, (b"<UnknownOperationException/>\n",)) if service and name else Answer(403, (_DENIED,))
-        form = _JSON_FORMAT if content_type == _JSON else _CBOR_FORMAT
+        form = JSON if content_type == JSON_TYPE else CBOR
         try:
             return self._operate(request, form, operation, name)
         except ApiError as error:
             return _refusal(form, error)
 
-    def _operate(self, request: Request, form: _Format, operation: Operation | None, name: str) -> Answer:
+    def _operate(self, request: Request, form: Format, operation: Operation | None, name: str) -> Answer:
         typed = _fast_decode(operation, request.body) if operation and form.typed else None
         content = None if typed is not None else _decode(form, request.body)
         if operation is None:
             raise ApiError("UnknownOperationException")
-        account, region = _caller(request)
+        account, region = caller(request)
         if self._faults.take_reset_before(name):
             return Answer(0, dropped=True)
         if typed is None:
@@ -161,7 +172,7 @@ def _fast_decode(operation: Operation, body: bytes) -> Any:
         return None  # the careful path finds out what is wrong, and says it in the service's words
 
 
-def _decode(form: _Format, body: bytes) -> Any:
+def _decode(form: Format, body: bytes) -> Any:
     try:
         content = form.decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -174,7 +185,7 @@ def _decode(form: _Format, body: bytes) -> Any:
 def _old_envelope(body: bytes) -> Answer:
     """Bodies of type application/json never reach an operation."""
     try:
-        _decode(_JSON_FORMAT, body)
+        _decode(JSON, body)
     except ApiError:
         status, code = 400, "SerializationException"
     else:
@@ -183,7 +194,7 @@ def _old_envelope(body: bytes) -> Answer:
     return Answer(status, (envelope,), _OLD_JSON)
 
 
-def _refusal(form: _Format, error: ApiError) -> Answer:
+def _refusal(form: Format, error: ApiError) -> Answer:
     body = {"__type": error.code}
     if error.text:
         body[error.key] = error.text
@@ -203,43 +214,3 @@ def _throttled(name: str, stream: str | None, account: str) -> ApiError:
     code = "ProvisionedThroughputExceededException" if name in _DATA_PLANE else "LimitExceededException"
     where = f"stream {stream} under account {account}" if stream else f"account {account}"
     return ApiError(code, f"Rate exceeded for {where}.")
-
-
-def _caller(request: Request) -> tuple[str, str]:
-    """Account and region from the credential scope, once the authorization is complete. Signatures are not verified.
-
-    An access key of twelve digits is an account id, so that a test can play two accounts (as LocalStack does).
-    """
-    header = request.headers.get("authorization")
-    if header is None and "?" not in request.target:
-        raise ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
-    query = dict(parse_qsl(request.target.partition("?")[2], keep_blank_values=True)) if "?" in request.target else {}
-    presigned = "X-Amz-Algorithm" in query
-    if header is not None:
-        if presigned:
-            raise ApiError(
-                "InvalidSignatureException", "Found both 'X-Amz-Algorithm' as a query-string param and 'Authorization' as HTTP header."
-            )
-        _check_header(header, request.headers)
-        scope = _SCOPE.search(header)
-    else:
-        if not presigned:
-            raise ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
-        missing = "".join(f"AWS query-string parameters must include '{part}'. " for part in _QUERY_PARTS if not query.get(part))
-        if missing:
-            raise ApiError("IncompleteSignatureException", f"{missing}Re-examine the query-string parameters.")
-        scope = _SCOPE.search(f"Credential={query['X-Amz-Credential']}")
-    if scope is None:
-        return DEFAULT_ACCOUNT, DEFAULT_REGION
-    key, region = scope.groups()
-    return key if len(key) == 12 and key.isascii() and key.isdigit() else DEFAULT_ACCOUNT, region
-
-
-def _check_header(header: str, headers: dict[str, str]) -> None:
-    pieces = re.split(r"[, ]+", header)[1:]
-    parts = dict(piece.split("=", 1) for piece in pieces if "=" in piece)
-    missing = "".join(f"Authorization header requires '{part}' parameter. " for part in _CREDENTIAL_PARTS if not parts.get(part))
-    if "x-amz-date" not in headers and "date" not in headers:
-        missing += "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header. "
-    if missing:
-        raise ApiError("IncompleteSignatureException", f"{missing}Authorization={header}")

@@ -11,7 +11,9 @@ import msgspec
 from streamlet.broker.errors import ApiError, invalid_argument, null_member, shard_not_found, stream_not_found
 from streamlet.broker.faults import Faults
 from streamlet.broker.schema import Member
-from streamlet.broker.state import Shard, State, Stream, shard_name
+from streamlet.broker.shard import Shard, shard_name
+from streamlet.broker.state import State
+from streamlet.broker.stream import Stream
 
 __all__ = [
     "Call",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from streamlet.broker.ops._base import Call, arn
-from streamlet.broker.state import Shard, Stream, shard_name
+from streamlet.broker.shard import Shard, shard_name
+from streamlet.broker.stream import Stream
 
 __all__ = ["seconds", "shard_shape", "stream_shape", "visible_shards"]
 

@@ -8,7 +8,7 @@ from streamlet.broker.errors import invalid_argument, not_active
 from streamlet.broker.limits import RETENTION_HOURS_MAX, RETENTION_HOURS_MIN
 from streamlet.broker.ops._base import Call, StreamRequest, known_stream, target
 from streamlet.broker.schema import Member, stream_arn, stream_name
-from streamlet.broker.state import Stream
+from streamlet.broker.stream import Stream
 
 __all__ = ["MEMBERS", "RetentionRequest", "checked_stream"]
 

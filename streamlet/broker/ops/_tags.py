@@ -8,7 +8,7 @@ from typing import Final
 
 from streamlet.broker.errors import invalid_argument
 from streamlet.broker.ops._base import Call
-from streamlet.broker.state import Stream
+from streamlet.broker.stream import Stream
 
 __all__ = ["check_characters"]
 

@@ -21,7 +21,7 @@ from streamlet.broker.errors import ApiError, invalid_argument, shard_not_there
 from streamlet.broker.limits import ITERATOR_LIFE_MS, READ_BYTES_MAX, READ_RECORDS_MAX
 from streamlet.broker.ops._base import Call, Encoded, Operation, StreamRequest, dry_run
 from streamlet.broker.schema import Member, stream_arn
-from streamlet.broker.state import Shard, shard_name
+from streamlet.broker.shard import Shard, shard_name
 from streamlet.broker.tokens import IteratorToken, open_iterator, seal_iterator
 
 __all__ = ["OPERATION"]

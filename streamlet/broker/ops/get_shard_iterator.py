@@ -17,7 +17,7 @@ from streamlet.broker import sequence
 from streamlet.broker.errors import invalid_argument, shard_not_there
 from streamlet.broker.ops._base import Call, Operation, StreamRequest, dry_run, shard_index, target
 from streamlet.broker.schema import SEQUENCE, Member, shard_id, stream_arn, stream_name
-from streamlet.broker.state import Shard, shard_name
+from streamlet.broker.shard import Shard, shard_name
 from streamlet.broker.tokens import IteratorToken, seal_iterator
 
 __all__ = ["OPERATION"]

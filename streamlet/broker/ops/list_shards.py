@@ -19,7 +19,8 @@ from streamlet.broker.limits import LIST_SHARDS_MAX
 from streamlet.broker.ops._base import Call, Operation, Request, StreamRequest, known_stream, target
 from streamlet.broker.ops._describe import shard_shape, visible_shards
 from streamlet.broker.schema import Member, shard_id, stream_arn, stream_name
-from streamlet.broker.state import Shard, Stream
+from streamlet.broker.shard import Shard
+from streamlet.broker.stream import Stream
 from streamlet.broker.tokens import PageToken, open_page, seal_page
 
 __all__ = ["OPERATION"]

@@ -19,7 +19,7 @@ from streamlet.broker.errors import invalid_argument
 from streamlet.broker.ops._base import Call, Operation, StreamRequest, active_stream, dry_run, target
 from streamlet.broker.ops._put import check_hash_key, checked_size
 from streamlet.broker.schema import HASH_KEY, SEQUENCE, Member, stream_arn, stream_name
-from streamlet.broker.state import Stream
+from streamlet.broker.stream import Stream
 
 __all__ = ["OPERATION"]
 

@@ -20,7 +20,7 @@ from streamlet.broker.limits import PUT_BYTES_MAX
 from streamlet.broker.ops._base import Call, Encoded, Operation, Request, StreamRequest, active_stream, dry_run, target
 from streamlet.broker.ops._put import check_hash_key, checked_size
 from streamlet.broker.schema import HASH_KEY, NAME, STREAM_ARN, Member, are_blobs, stream_arn, stream_name
-from streamlet.broker.state import Shard
+from streamlet.broker.shard import Shard
 
 __all__ = ["OPERATION"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamlet.broker.limits import READ_BYTES_MAX
-from streamlet.broker.state import Shard
+from streamlet.broker.shard import Shard
 
 HALF = READ_BYTES_MAX // 2
 

@@ -1,0 +1,62 @@
+"""Whose call is it? Account and region from the credential scope, once the authorization is complete.
+
+Signatures are not verified.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import parse_qsl
+
+from streamlet.broker.errors import ApiError
+from streamlet.broker.http import Request
+
+__all__ = ["DEFAULT_ACCOUNT", "DEFAULT_REGION", "caller"]
+
+DEFAULT_ACCOUNT: Final = "000000000000"
+DEFAULT_REGION: Final = "us-east-1"
+
+_SCOPE: Final = re.compile(r"Credential=([^/\s,]+)/[^/\s,]*/([^/\s,]+)/")
+_CREDENTIAL_PARTS: Final = ("Credential", "Signature", "SignedHeaders")
+_QUERY_PARTS: Final = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature", "X-Amz-SignedHeaders", "X-Amz-Date")
+
+
+def caller(request: Request) -> tuple[str, str]:
+    """Account and region from the credential scope, once the authorization is complete. Signatures are not verified.
+
+    An access key of twelve digits is an account id, so that a test can play two accounts (as LocalStack does).
+    """
+    header = request.headers.get("authorization")
+    if header is None and "?" not in request.target:
+        raise ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
+    query = dict(parse_qsl(request.target.partition("?")[2], keep_blank_values=True)) if "?" in request.target else {}
+    presigned = "X-Amz-Algorithm" in query
+    if header is not None:
+        if presigned:
+            raise ApiError(
+                "InvalidSignatureException", "Found both 'X-Amz-Algorithm' as a query-string param and 'Authorization' as HTTP header."
+            )
+        _check_header(header, request.headers)
+        scope = _SCOPE.search(header)
+    else:
+        if not presigned:
+            raise ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
+        missing = "".join(f"AWS query-string parameters must include '{part}'. " for part in _QUERY_PARTS if not query.get(part))
+        if missing:
+            raise ApiError("IncompleteSignatureException", f"{missing}Re-examine the query-string parameters.")
+        scope = _SCOPE.search(f"Credential={query['X-Amz-Credential']}")
+    if scope is None:
+        return DEFAULT_ACCOUNT, DEFAULT_REGION
+    key, region = scope.groups()
+    return key if len(key) == 12 and key.isascii() and key.isdigit() else DEFAULT_ACCOUNT, region
+
+
+def _check_header(header: str, headers: dict[str, str]) -> None:
+    pieces = re.split(r"[, ]+", header)[1:]
+    parts = dict(piece.split("=", 1) for piece in pieces if "=" in piece)
+    missing = "".join(f"Authorization header requires '{part}' parameter. " for part in _CREDENTIAL_PARTS if not parts.get(part))
+    if "x-amz-date" not in headers and "date" not in headers:
+        missing += "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header. "
+    if missing:
+        raise ApiError("IncompleteSignatureException", f"{missing}Authorization={header}")
