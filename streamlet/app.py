@@ -24,6 +24,7 @@ Lifespan = Callable[["App"], AsyncIterator[None]]
 _OVERRIDES: Mapping[str, type] = {
     "batch_size": int,
     "batching_window_s": float,
+    "parallelization_factor": int,
     "starting_position": str,
     "starting_position_timestamp": float,
     "maximum_retry_attempts": int,
@@ -116,14 +117,19 @@ class App:
             )
         if sink is not None and (inspect.isclass(sink) or not callable(getattr(sink, "collect", None))):
             raise ConfigurationError(f"sink={sink!r} is no sink; use for instance ParquetSink('s3://bucket/orders', schema=...)")
-        settled = EventSourceMapping.of(mapping, options)
+        settled = _overridden(EventSourceMapping.of(mapping, options), os.environ)
+        if sink is not None and settled.parallelization_factor > 1:
+            raise ConfigurationError(
+                f"parallelization_factor={settled.parallelization_factor} with a sink: its files hold one range after the other of a shard, so "
+                "that nothing lands twice; leave the factor at 1, and add shards to go wider"
+            )
         self._consumers[stream] = ConsumerSpec(
             name=self.name,
             stream=stream,
             kind=kind,
             handler=function,
             decoder=decoder_for(decode),
-            mapping=_overridden(settled, os.environ),
+            mapping=settled,
             sink=sink,
         )
 

@@ -31,7 +31,7 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
 
     batch_size                      1-10,000 records at most in an invocation
     batching_window_s               0-300; how long to gather; 0 invokes as soon as there is a record
-    parallelization_factor          1 (more is not available yet)
+    parallelization_factor          1-10 batches of a shard at once; order is kept per partition key. Not with a sink
     starting_position               for shards without a checkpoint. LATEST begins where the first read finds the tip: on a shard
                                     where nothing has come yet, a worker that starts anew begins at its own tip
     starting_position_timestamp     epoch seconds, with AT_TIMESTAMP only
@@ -54,10 +54,7 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         self._within("batch_size", 1, 10_000, whole=True)
         self._within("batching_window_s", 0, 300)
-        if self.parallelization_factor != 1:
-            raise ConfigurationError(
-                f"parallelization_factor={self.parallelization_factor}: only 1 is available yet; add shards to go wider"
-            )
+        self._within("parallelization_factor", 1, 10, whole=True)
         if self.starting_position not in get_args(StartingPositionName):
             raise ConfigurationError(
                 f"starting_position={self.starting_position!r}: use one of {', '.join(get_args(StartingPositionName))}"

@@ -1,51 +1,45 @@
 """What does one task do for one shard? Read, batch, settle, checkpoint: one pump per held lease.
 
-A pump is a straight line. First it completes what a dead worker had prepared. Then one task reads ahead (at most two reads),
-and the pump itself batches, drives the failure machine over each batch, and moves the checkpoint: with a sink by closing
-ranges, without one after settled batches. It ends when the shard ends, when the worker drains, or when the lease is lost
-(its task is cancelled). It owns everything that it touches; the supervisor only cancels it or tells it to stop.
+First it completes what a dead worker had prepared. Then it reads ahead and hands the records out to its lanes (lane.py), which
+settle them batch by batch; and it keeps what belongs to the shard as a whole: how far everything is settled, the open range,
+the checkpoint. It ends when the shard ends, when the worker drains, or when the lease is lost (its task is cancelled). It owns
+everything that it touches; the supervisor only cancels it or tells it to stop.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import Final
 
-from streamlet.core.batching import Batcher
-from streamlet.core.failure import (
-    Delivered,
-    FailedFrom,
-    FailureMachine,
-    FailurePolicy,
-    Finished,
-    GiveUp,
-    Invoke,
-    NotDelivered,
-    Throttled,
-    Wait,
-)
+from streamlet.core.checkpoint import LowWaterMark
+from streamlet.core.failure import FailedFrom, FailureMachine, FailurePolicy, Finished, GiveUp, Invoke, Wait
 from streamlet.core.prepared import GivenUp, PreparedRange
 from streamlet.core.rolling import MemoryBudget, OpenRange, Roll
 from streamlet.engine.invoke import Invoker
+from streamlet.engine.lane import Lane, Run, lane_of
 from streamlet.engine.leases import Acquired, LeaseKeeper, Leases
 from streamlet.engine.ranges import Closer, OpenRows, document_of
 from streamlet.errors import ConfigurationError, SinkError, StoreError
-from streamlet.hooks import BatchSettled, Event, HandlerFailed, RecordsGivenUp, ShardEnded, Trouble
+from streamlet.hooks import Event, RecordsGivenUp, ShardEnded, Trouble
 from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON, Position
 from streamlet.model.record import Record
-from streamlet.ports import Clock, Executor, Fetch, ShardReader, Source, StartingPosition
+from streamlet.ports import Chunk, Clock, Executor, ShardReader, Source, StartingPosition
 from streamlet.spec import ConsumerSpec
 
 __all__ = ["End", "Pump"]
 
-FETCHES_AHEAD_MAX: Final = 2
+# What may be in hand, read and not yet passed by the mark: room for every lane's largest batch and for the read after it. A lane
+# that blocks lets the others go on for as much.
+READ_AHEAD_RECORDS: Final = 20_000
+READ_AHEAD_BYTES: Final = 16 * 1024 * 1024
+LANE_BYTES: Final = 6_000_000
 # Without a sink the checkpoint may lag: what it has not passed is only delivered again. Once a second costs nothing.
 CHECKPOINT_EVERY_S: Final = 1.0
-# Inside a prepared range nothing new is given up: a record succeeds or blocks.
 IDLE_READS_AT_TIP: Final = 5
+# Inside a prepared range nothing new is given up: a record succeeds or blocks.
 REPLAY_POLICY: Final = FailurePolicy()
 
 
@@ -58,58 +52,6 @@ class End(Enum):
 
 class _DrainedInReplay(Exception):
     """A drain came while a prepared range could not be completed. It stays prepared, for the next holder."""
-
-
-class _Ahead:
-    """Reads ahead of the pump: bounded, and woken by a stop as well as by news."""
-
-    def __init__(self) -> None:
-        self._fetches: deque[Fetch] = deque()
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
-        self.stopping = asyncio.Event()
-
-    async def fill(self, reader: ShardReader) -> None:
-        """Read until the shard ends. Cancelled when the pump is done."""
-        while True:
-            while len(self._fetches) >= FETCHES_AHEAD_MAX:
-                self._room.clear()
-                await self._room.wait()
-            fetch = await reader.read()
-            self._fetches.append(fetch)
-            self._news.set()
-            if fetch.ended:
-                return
-
-    async def take(self, delay_s: float | None) -> Fetch | None:
-        """The next read; None if `delay_s` passes or the worker drains before there is one."""
-        if not self._fetches:
-            self._news.clear()
-            if self.stopping.is_set():
-                return None
-            try:
-                async with asyncio.timeout(delay_s):
-                    await self._news.wait()
-            except TimeoutError:
-                return None
-            if not self._fetches:
-                return None
-        self._room.set()
-        return self._fetches.popleft()
-
-    def stop(self) -> None:
-        """Wake whoever waits; what is read but not yet batched is left for the next holder."""
-        self.stopping.set()
-        self._news.set()
-
-    async def pause(self, delay_s: float) -> bool:
-        """Wait; True if the worker began to drain meanwhile."""
-        try:
-            async with asyncio.timeout(max(0.0, delay_s)):
-                await self.stopping.wait()
-        except TimeoutError:
-            return False
-        return True
 
 
 class Pump:
@@ -135,13 +77,19 @@ class Pump:
         self._source, self._keeper, self._leases = source, keeper, leases
         self._executor, self._clock, self._emit, self._budget = executor, clock, emit, budget
         self._invoker = Invoker(spec, executor)
-        self._ahead = _Ahead()
-        self._batcher = Batcher(spec.mapping.batch_size, spec.mapping.batching_window_s)
-        self._behind_ms = 0
+        self._lanes = [Lane(self, spec, self._invoker, clock) for _ in range(spec.mapping.parallelization_factor)]
+        self._stopping = asyncio.Event()
+        self._news = asyncio.Event()  # a lane rests, or is done
+        self._room = asyncio.Event()
+        self._keeping = asyncio.Lock()
+        self.behind_ms = 0
         self._pinned = False
-        # Without a sink: how far everything is settled, and how far the lease row knows it.
-        self._settled: Position | None = None
-        self._checkpointed_at_s = 0.0
+        # How far everything is settled, and how far the lease row knows it, as a count of records.
+        self._mark = LowWaterMark()
+        self._written = 0
+        self._written_at_s = 0.0
+        self._in_hand: deque[tuple[int, int]] = deque()  # per read: the number after its last record, its bytes
+        self._in_hand_bytes = 0
         # With a sink: the open range.
         self._rows = OpenRows()
         self._open = OpenRange(getattr(spec.sink, "roll", None) or Roll())
@@ -164,8 +112,10 @@ class Pump:
         )
 
     def stop(self) -> None:
-        """Drain: read no more, finish the batch in hand, close the open range."""
-        self._ahead.stop()
+        """Drain: read no more, finish the batches in hand, close the open range."""
+        self._stopping.set()
+        for lane in self._lanes:
+            lane.stop()
 
     async def run(self) -> End:
         """To the end. Raises LeaseLost, StoreError, ReplayDiffers, or the UsageError of a handler that is wrong."""
@@ -182,19 +132,15 @@ class Pump:
                 await self._leases.call(self._keeper.release, self.grip)
                 return End.DRAINED
         try:
-            reader = self._source.reader(self.shard_id, self._starting(position))
-            async with asyncio.TaskGroup() as tg:
-                reading = tg.create_task(self._ahead.fill(reader), name=f"read {self.shard_id}")
-                end = await self._process()
-                reading.cancel()
+            await self._process(self._source.reader(self.shard_id, self._starting(position)))
         finally:
             self._budget.forget(self._account)
-        if end is End.SHARD_ENDED:
-            await self._leases.call(self._keeper.finish, self.grip, ())
-            self._emit(ShardEnded(stream=self._spec.stream, shard_id=self.shard_id))
-        else:
+        if self._stopping.is_set():
             await self._leases.call(self._keeper.release, self.grip)
-        return end
+            return End.DRAINED
+        await self._leases.call(self._keeper.finish, self.grip, ())
+        self.emit(ShardEnded(stream=self._spec.stream, shard_id=self.shard_id))
+        return End.SHARD_ENDED
 
     def _starting(self, position: Position) -> StartingPosition:
         start = self._spec.mapping.start
@@ -203,33 +149,68 @@ class Pump:
             return start if start.position == AT_TIMESTAMP else StartingPosition(TRIM_HORIZON)
         return StartingPosition(position)
 
-    # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
+    async def _process(self, reader: ShardReader) -> None:
+        """Until the shard has ended and everything is settled, or the lanes have stopped for a drain."""
+        async with asyncio.TaskGroup() as tg:
+            reading = tg.create_task(self._read(reader), name=f"read {self.shard_id}")
+            lanes = [tg.create_task(lane.run(), name=f"lane {n} of {self.shard_id}") for n, lane in enumerate(self._lanes)]
+            for lane in lanes:
+                lane.add_done_callback(lambda _: self._news.set())
+            while not all(lane.done() for lane in lanes):
+                # A lane keeps up by itself between its batches; while all rest, nobody else would.
+                self._news.clear()
+                resting = all(lane.resting for lane in self._lanes)
+                if resting:
+                    await self.keep_up()
+                await self._wait_for_news(self._wake_at_s() if resting else None)
+            reading.cancel()
+        async with self._keeping:
+            await self._keep()
 
-    async def _process(self) -> End:
-        while not self._ahead.stopping.is_set():
-            now_s = self._clock.time()
-            fetch = await self._ahead.take(self._delay_s(now_s))
-            now_s = self._clock.time()
-            ended = False
-            if fetch is not None:
-                self._behind_ms = fetch.millis_behind_latest
-                if fetch.records:
-                    await self._pin_latest(fetch.records[0])
-                    self._batcher.add(fetch.records, now_s)
-                ended = fetch.ended
-            while not self._ahead.stopping.is_set():
-                batch = self._batcher.next_batch(now_s) or (self._batcher.flush() if ended else None)
-                if batch is None:
-                    break
-                await self._settle(batch)
-                await self._checkpoint_if_due()
-                now_s = self._clock.time()
-            if ended and not self._ahead.stopping.is_set():
-                await self._checkpoint()
-                return End.SHARD_ENDED
-            await self._checkpoint_if_due()
-        await self._checkpoint()
-        return End.DRAINED
+    async def _wait_for_news(self, wake_at_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(None if wake_at_s is None else max(0.0, wake_at_s - self._clock.time())):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _read(self, reader: ShardReader) -> None:
+        """Read and hand out until the shard ends. Cancelled when the lanes are done."""
+        factor, size = len(self._lanes), self._spec.mapping.batch_size
+        records_max, bytes_max = READ_AHEAD_RECORDS + factor * size, READ_AHEAD_BYTES + factor * LANE_BYTES
+        while True:
+            while self._mark.opened_count - self._mark.settled_count >= records_max or self._in_hand_bytes >= bytes_max:
+                self._room.clear()
+                await self._room.wait()
+            fetch = await reader.read()
+            self.behind_ms = fetch.millis_behind_latest
+            if fetch.records:
+                await self._pin_latest(fetch.records[0])
+                self._hand_out(fetch.records)
+            if fetch.ended:
+                for lane in self._lanes:
+                    lane.end()
+                return
+
+    def _hand_out(self, records: Sequence[Record]) -> None:
+        """Give each record its number and its lane."""
+        first = self._mark.opened(records)
+        size_bytes = sum(len(record.data) for record in records)
+        self._in_hand.append((self._mark.opened_count, size_bytes))
+        self._in_hand_bytes += size_bytes
+        if len(self._lanes) == 1:
+            self._lanes[0].add(records, [(first, first + len(records))])
+            return
+        shares: list[tuple[list[Record], list[Run]]] = [([], []) for _ in self._lanes]
+        for number, record in enumerate(records, first):
+            share, runs = shares[lane_of(record.partition_key, len(shares))]
+            share.append(record)
+            runs.append((number, number + 1))
+        for lane, (share, runs) in zip(self._lanes, shares, strict=True):
+            if share:
+                lane.add(share, runs)
 
     async def _pin_latest(self, first: Record) -> None:
         """Event 1: a worker reads from LATEST and gets records. Event 2: it dies before its first checkpoint. If the lease still
@@ -246,86 +227,33 @@ class Pump:
                     self._trouble("writing down where LATEST begins", error)
                     await self._clock.sleep(0.5)
 
-    def _delay_s(self, now_s: float) -> float | None:
-        wakes = [at_s for at_s in (self._batcher.wake_at_s(), self._open.wake_at_s()) if at_s is not None]
-        if self._settled is not None:
-            wakes.append(self._checkpointed_at_s + CHECKPOINT_EVERY_S)
-        return max(0.0, min(wakes) - now_s) if wakes else None
+    # ── what the lanes ask ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def _settle(self, records: Sequence[Record]) -> None:
-        """Take one batch to where every record is settled, or to a drain: then what is settled so far counts."""
-        begun_s = self._clock.monotonic()
-        machine = FailureMachine([record.arrived_at_s for record in records], self._spec.mapping.policy)
-        given_up = 0
-        while not isinstance(step := machine.next_step(self._clock.time()), Finished):
-            match step:
-                case Wait(until_s=until_s):
-                    if await self._wait(until_s, records, machine.settled):
-                        break
-                case Invoke():
-                    await self._invoke(records, step, machine)
-                case GiveUp():
-                    given_up += await self._give_up(records, step, machine)
-        self._advance(records, machine.settled)
-        self._emit(
-            BatchSettled(
-                stream=self._spec.stream,
-                shard_id=self.shard_id,
-                records=machine.settled,
-                given_up=given_up,
-                size_bytes=sum(len(record.data) for record in records[: machine.settled]),
-                duration_s=self._clock.monotonic() - begun_s,
-                millis_behind_latest=self._behind_ms,
-            )
-        )
+    def took(self, records: Sequence[Record], chunk: Chunk | None) -> None:
+        """With a sink: rows of the open range."""
+        if self._closer is None:
+            return
+        self._rows.took(records, chunk)
+        if chunk is not None:
+            self._open.add(chunk.rows, chunk.size_bytes, self._clock.time())
+            self._budget.set(self._account, self._open.bytes)
 
-    async def _wait(self, until_s: float, records: Sequence[Record], settled: int) -> bool:
-        """A pause before a retry. It may be long and come again and again; files and checkpoints do not wait for its end.
+    def rests(self) -> None:
+        """A lane waits, for records or for a retry: what is due now is the pump's to keep."""
+        self._news.set()
 
-        True if the worker began to drain."""
-        self._advance(records, settled)
-        await self._checkpoint_if_due()
-        wakes = [until_s]
-        if (at_s := self._open.wake_at_s()) is not None:
-            wakes.append(at_s)
-        if self._settled is not None:
-            wakes.append(self._checkpointed_at_s + CHECKPOINT_EVERY_S)
-        return await self._ahead.pause(min(wakes) - self._clock.time())
+    def settled(self, runs: Iterable[Run]) -> None:
+        """Move the mark over what is settled without a gap."""
+        for start, stop in runs:
+            self._mark.settled(start, stop)
+        while self._in_hand and self._in_hand[0][0] <= self._mark.settled_count:
+            self._in_hand_bytes -= self._in_hand.popleft()[1]
+        self._room.set()
 
-    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine) -> None:
-        invocation = await self._invoker.invoke(
-            records[step.start : step.stop],
-            start=step.start,
-            attempt=step.attempt,
-            shard_id=self.shard_id,
-            millis_behind_latest=self._behind_ms,
-        )
-        outcome = invocation.outcome
-        stop = step.start if isinstance(outcome, Throttled) else step.stop
-        if isinstance(outcome, FailedFrom):
-            stop = outcome.index
-            self._emit(
-                HandlerFailed(
-                    stream=self._spec.stream,
-                    shard_id=self.shard_id,
-                    sequence_number=records[stop].sequence_number,
-                    records=step.stop - stop,
-                    attempt=step.attempt,
-                    error=outcome.error,
-                )
-            )
-        now_s = self._clock.time()
-        if stop > step.start and self._closer is not None:
-            self._rows.took(records[step.start : stop], invocation.chunk)
-            if invocation.chunk is not None:
-                self._open.add(invocation.chunk.rows, invocation.chunk.size_bytes, now_s)
-                self._budget.set(self._account, self._open.bytes)
-        machine.feed(step.step_id, outcome, now_s)
-
-    async def _give_up(self, records: Sequence[Record], step: GiveUp, machine: FailureMachine) -> int:
-        run = records[step.start : step.stop]
-        first, last = run[0].position, run[-1].position
-        given_up = GivenUp(
+    async def give_up(self, records: Sequence[Record], step: GiveUp) -> bool:
+        """Tell the destination; with a sink, once the range is prepared."""
+        first, last = records[0].position, records[-1].position
+        run = GivenUp(
             first.text,
             first.sub,
             last.text,
@@ -339,64 +267,72 @@ class Pump:
         destination = self._spec.mapping.on_failure
         if self._closer is not None:
             # To prepare, "given up" settles a record; its document is sent between prepare and commit.
-            self._rows.gave_up(given_up, run)
+            self._rows.gave_up(run, records)
             self._open.gave_up(self._clock.time())
         elif destination is not None:
-            document = document_of(given_up, run, name=self._spec.name, stream=self._spec.stream, shard_id=self.shard_id)
+            document = document_of(run, records, name=self._spec.name, stream=self._spec.stream, shard_id=self.shard_id)
             try:
                 await self._executor.run(destination.send, document)
             except Exception as error:  # noqa: BLE001  a destination may be the user's own; the document is tried again
                 self._trouble("failure document", error)
-                machine.feed(step.step_id, NotDelivered(), self._clock.time())
-                return 0
-        self._emit(
+                return False
+        self.emit(
             RecordsGivenUp(
                 stream=self._spec.stream,
                 shard_id=self.shard_id,
                 first=first.text,
                 last=last.text,
-                records=len(run),
+                records=len(records),
                 condition=step.condition,
                 error=step.error,
                 delivered_to="" if destination is None else str(destination),
             )
         )
-        machine.feed(step.step_id, Delivered(), self._clock.time())
-        return len(run)
+        return True
 
-    def _advance(self, records: Sequence[Record], settled: int) -> None:
-        if settled and self._closer is None:
-            self._settled = records[settled - 1].position
+    async def keep_up(self) -> None:
+        """Close the range or write the checkpoint, if one is due. Who comes while it happens waits for its end."""
+        if not self._due():
+            return
+        async with self._keeping:
+            if not self._due():
+                return
+            try:
+                await self._keep()
+            except StoreError as error:
+                if self._closer is not None:
+                    raise
+                # Without a sink a late checkpoint only means that records may come twice after a crash.
+                self._trouble("checkpoint", error)
+                self._written_at_s = self._clock.time()
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _checkpoint_if_due(self) -> None:
+    def _due(self) -> bool:
         now_s = self._clock.time()
         if self._closer is not None:
-            if self._open.due(now_s) or self._budget.should_roll(self._account):
-                await self._roll()
-        elif self._settled is not None and now_s - self._checkpointed_at_s >= CHECKPOINT_EVERY_S:
-            try:
-                await self._checkpoint()
-            except StoreError as error:
-                # Without a sink a late checkpoint only means that records may come twice after a crash.
-                self._trouble("checkpoint", error)
-                self._checkpointed_at_s = now_s
+            return self._open.due(now_s) or self._budget.should_roll(self._account)
+        return self._mark.settled_count > self._written and now_s - self._written_at_s >= CHECKPOINT_EVERY_S
 
-    async def _checkpoint(self) -> None:
+    def _wake_at_s(self) -> float | None:
         if self._closer is not None:
-            await self._roll()
-        elif self._settled is not None:
-            await self._leases.call(self._keeper.checkpoint, self.grip, self._settled)
-            self._settled = None
-            self._checkpointed_at_s = self._clock.time()
+            return self._open.wake_at_s()
+        return self._written_at_s + CHECKPOINT_EVERY_S if self._mark.settled_count > self._written else None
 
-    async def _roll(self) -> None:
-        assert self._closer is not None
-        rows, self._rows = self._rows, OpenRows()
-        self._open.clear()
-        self._budget.set(self._account, 0)
-        await self._closer.close(rows)
+    async def _keep(self) -> None:
+        if self._closer is not None:
+            rows, self._rows = self._rows, OpenRows()
+            self._open.clear()
+            self._budget.set(self._account, 0)
+            await self._closer.close(rows)
+        elif self._mark.settled_count > self._written:
+            count, position = self._mark.settled_count, self._mark.mark
+            await self._leases.call(self._keeper.checkpoint, self.grip, position)
+            self._written, self._written_at_s = count, self._clock.time()
+
+    def emit(self, event: Event) -> None:
+        """Tell the listeners."""
+        self._emit(event)
 
     def _trouble(self, what: str, error: Exception) -> None:
         self._emit(Trouble(stream=self._spec.stream, shard_id=self.shard_id, what=what, error=str(error)))
@@ -416,10 +352,10 @@ class Pump:
         reader = self._source.reader(self.shard_id, StartingPosition(Position(first.sequence, first.sub - 1)))
         rows, first_read, done, idle = OpenRows(), None, False, 0
         while not done:
-            if self._ahead.stopping.is_set():
+            if self._stopping.is_set():
                 raise _DrainedInReplay
             fetch = await reader.read()
-            self._behind_ms = fetch.millis_behind_latest
+            self.behind_ms = fetch.millis_behind_latest
             records = [record for record in fetch.records if first <= record.position <= last]
             # An empty answer is no end, but at the tip of the shard, again and again, there is nothing more to come: what is
             # missing of the range was trimmed.
@@ -442,14 +378,14 @@ class Pump:
                 rows.add_to_run(run, record)
         size = self._spec.mapping.batch_size
         for begin in range(0, len(kept), size):
-            if self._ahead.stopping.is_set():
+            if self._stopping.is_set():
                 raise _DrainedInReplay
             batch = kept[begin : begin + size]
             machine = FailureMachine([record.arrived_at_s for record in batch], REPLAY_POLICY)
             while not isinstance(step := machine.next_step(self._clock.time()), Finished):
                 match step:
                     case Wait(until_s=until_s):
-                        if await self._ahead.pause(until_s - self._clock.time()):
+                        if await self._stopped_within(until_s - self._clock.time()):
                             raise _DrainedInReplay
                     case Invoke():
                         invocation = await self._invoker.invoke(
@@ -463,3 +399,12 @@ class Pump:
                         machine.feed(step.step_id, invocation.outcome, self._clock.time())
                     case GiveUp():
                         raise AssertionError("the replay policy gives nothing up")
+
+    async def _stopped_within(self, delay_s: float) -> bool:
+        """Wait before a retry; True if the worker began to drain meanwhile."""
+        try:
+            async with asyncio.timeout(max(0.0, delay_s)):
+                await self._stopping.wait()
+        except TimeoutError:
+            return False
+        return True

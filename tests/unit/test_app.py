@@ -40,7 +40,7 @@ def test_the_defaults_are_lambdas_but_nothing_is_skipped() -> None:
         ({"batch_size": True}, "batch_size=True"),
         ({"batch_size": "many"}, "batch_size='many'"),
         ({"batching_window_s": 301}, "batching_window_s=301"),
-        ({"parallelization_factor": 2}, "only 1 is available yet"),
+        ({"parallelization_factor": 11}, "from 1 to 10"),
         ({"starting_position": "BEGINNING"}, "TRIM_HORIZON"),
         ({"starting_position": "AT_TIMESTAMP"}, "go together"),
         ({"starting_position_timestamp": 5.0}, "go together"),

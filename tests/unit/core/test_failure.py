@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,20 +11,8 @@ from msgspec.structs import replace
 
 from streamlet.core import failure
 from streamlet.errors import InternalError
+from tests.unit.core import failure_worlds as worlds
 
-
-def _worlds() -> ModuleType:
-    name, path = "failure_worlds", Path(__file__).with_name("failure_worlds.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-worlds = _worlds()
 DRIVERS = pytest.mark.parametrize("driver", [worlds.by_loop, worlds.by_tasks], ids=["loop", "tasks"])
 
 

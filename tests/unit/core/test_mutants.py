@@ -3,30 +3,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from itertools import count
 from pathlib import Path
 from types import ModuleType
 
 from streamlet.core import failure
 from streamlet.errors import InternalError
+from tests.unit.core import failure_worlds as worlds
 
 SOURCE = Path(failure.__file__).read_text()
 
 
-def _worlds() -> ModuleType:
-    name, path = "failure_worlds", Path(__file__).with_name("failure_worlds.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-worlds = _worlds()
 _numbers = count()
 
 # What stands in the source, what stands there in the mutant, and what that breaks.

@@ -1,0 +1,207 @@
+"""What does one of a shard's parallel slots do? It batches the records of its keys, and settles one batch after the other.
+
+A shard has `parallelization_factor` lanes. A record goes to the lane that the CRC-32 of its partition key names, so that the
+records of a key stay in order; each lane forms its own batches, and retries, bisects and blocks by itself. Where the shard as a
+whole stands is its pump's business: a lane tells it the numbers of the records that it has settled.
+
+CHOICE: AWS documents that the partition key is hashed, not how (reference: Lambda developer guide, with-kinesis).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+from zlib import crc32
+
+from streamlet.core.batching import Batcher
+from streamlet.core.failure import (
+    Delivered,
+    FailedFrom,
+    FailureMachine,
+    Finished,
+    GiveUp,
+    Invoke,
+    NotDelivered,
+    Throttled,
+    Wait,
+)
+from streamlet.engine.invoke import Invoker
+from streamlet.hooks import BatchSettled, Event, HandlerFailed
+from streamlet.model.record import Record
+from streamlet.ports import Chunk, Clock
+from streamlet.spec import ConsumerSpec
+
+__all__ = ["Lane", "Run", "Shard", "lane_of"]
+
+Run = tuple[int, int]
+"""Numbers of records side by side, [start, stop)."""
+
+
+def lane_of(partition_key: str, lanes: int) -> int:
+    """Which of the lanes takes a record."""
+    return crc32(partition_key.encode()) % lanes
+
+
+class Shard(Protocol):
+    """What a lane asks of its pump."""
+
+    shard_id: str
+    behind_ms: int
+
+    def took(self, records: Sequence[Record], chunk: Chunk | None) -> None:
+        """The handler took these records; with a sink, `chunk` has their rows."""
+        ...
+
+    def settled(self, runs: Iterable[Run]) -> None:
+        """Nothing is left to do for the records with these numbers."""
+        ...
+
+    def rests(self) -> None:
+        """This lane begins to wait."""
+        ...
+
+    async def give_up(self, records: Sequence[Record], step: GiveUp) -> bool:
+        """Send these records where those go that are given up. False: that did not work, and is to be tried again."""
+        ...
+
+    async def keep_up(self) -> None:
+        """Close a range or write a checkpoint, if one is due. A lane that is faster than the files waits here."""
+        ...
+
+    def emit(self, event: Event) -> None:
+        """Tell the listeners."""
+        ...
+
+
+class Lane:
+    """One parallel slot. `run` ends when the shard has ended and everything is settled, or after `stop`."""
+
+    def __init__(self, shard: Shard, spec: ConsumerSpec, invoker: Invoker, clock: Clock) -> None:
+        self._shard, self._spec, self._invoker, self._clock = shard, spec, invoker, clock
+        self._batcher = Batcher(spec.mapping.batch_size, spec.mapping.batching_window_s)
+        self._runs: deque[Run] = deque()  # the numbers of what waits; with one lane a whole read is one run
+        self._news = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._ended = False
+        self.resting = False  # waiting for records, or for a retry
+
+    def add(self, records: Sequence[Record], runs: Iterable[Run]) -> None:
+        """Records of this lane's keys, in shard order, and their numbers."""
+        self._batcher.add(records, self._clock.time())
+        self._runs.extend(runs)
+        self._news.set()
+
+    def end(self) -> None:
+        """The shard has ended: nothing more is to come."""
+        self._ended = True
+        self._news.set()
+
+    def stop(self) -> None:
+        """Finish the batch in hand, but wait for no retry; leave the rest to the next holder."""
+        self._stopping.set()
+        self._news.set()
+
+    async def run(self) -> None:
+        """Settle one batch after the other."""
+        while (batch := await self._next_batch()) is not None:
+            await self._settle(batch)
+            await self._shard.keep_up()
+
+    async def _next_batch(self) -> list[Record] | None:
+        while not self._stopping.is_set():
+            now_s = self._clock.time()
+            self._news.clear()
+            batch = self._batcher.next_batch(now_s) or (self._batcher.flush() if self._ended else None)
+            if batch is not None:
+                return batch
+            if self._ended:
+                return None
+            wake_at_s = self._batcher.wake_at_s()
+            await self._rest(self._news, None if wake_at_s is None else wake_at_s - now_s)
+        return None
+
+    async def _settle(self, records: Sequence[Record]) -> None:
+        """Take one batch to where every record is settled, or to a drain: then what is settled so far counts."""
+        begun_s = self._clock.monotonic()
+        runs = deque(_take(self._runs, len(records)))
+        machine = FailureMachine([record.arrived_at_s for record in records], self._spec.mapping.policy)
+        given_up = told = 0
+        while not isinstance(step := machine.next_step(self._clock.time()), Finished):
+            match step:
+                case Wait(until_s=until_s):
+                    if await self._rest(self._stopping, until_s - self._clock.time()):
+                        break
+                case Invoke():
+                    await self._invoke(records, step, machine)
+                case GiveUp():
+                    done = await self._shard.give_up(records[step.start : step.stop], step)
+                    given_up += (step.stop - step.start) * done
+                    machine.feed(step.step_id, Delivered() if done else NotDelivered(), self._clock.time())
+            if machine.settled > told:
+                self._shard.settled(_take(runs, machine.settled - told))
+                told = machine.settled
+        self._shard.emit(
+            BatchSettled(
+                stream=self._spec.stream,
+                shard_id=self._shard.shard_id,
+                records=machine.settled,
+                given_up=given_up,
+                size_bytes=sum(len(record.data) for record in records[: machine.settled]),
+                duration_s=self._clock.monotonic() - begun_s,
+                millis_behind_latest=self._shard.behind_ms,
+            )
+        )
+
+    async def _rest(self, until: asyncio.Event, delay_s: float | None) -> bool:
+        """Wait for something, or for the time; False if the time has passed."""
+        self.resting = True
+        self._shard.rests()
+        try:
+            async with asyncio.timeout(None if delay_s is None else max(0.0, delay_s)):
+                await until.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self.resting = False
+        return True
+
+    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine) -> None:
+        invocation = await self._invoker.invoke(
+            records[step.start : step.stop],
+            start=step.start,
+            attempt=step.attempt,
+            shard_id=self._shard.shard_id,
+            millis_behind_latest=self._shard.behind_ms,
+        )
+        outcome = invocation.outcome
+        stop = step.start if isinstance(outcome, Throttled) else step.stop
+        if isinstance(outcome, FailedFrom):
+            stop = outcome.index
+            self._shard.emit(
+                HandlerFailed(
+                    stream=self._spec.stream,
+                    shard_id=self._shard.shard_id,
+                    sequence_number=records[stop].sequence_number,
+                    records=step.stop - stop,
+                    attempt=step.attempt,
+                    error=outcome.error,
+                )
+            )
+        if stop > step.start:
+            self._shard.took(records[step.start : stop], invocation.chunk)
+        machine.feed(step.step_id, outcome, self._clock.time())
+
+
+def _take(runs: deque[Run], count: int) -> list[Run]:
+    """Take the first `count` numbers off the front."""
+    taken: list[Run] = []
+    while count:
+        start, stop = runs.popleft()
+        if stop - start > count:
+            runs.appendleft((start + count, stop))
+            stop = start + count
+        taken.append((start, stop))
+        count -= stop - start
+    return taken
