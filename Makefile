@@ -2,6 +2,9 @@
 #   make demo    the whole path on real data
 #   make test    all tests
 #   make check   format, lint, types
+#   make bench   the benchmark suite against the other local brokers, up to 25 minutes; make bench QUICK=1: a few minutes
+#   make fuzz    100,000 requests that mean harm, against the broker
+#   make conformance   which local Kinesis does what: ours and the others, into localstack/results/
 #   make clean   back to a clean clone
 # Another interpreter: make clean, then make PYTHON=/path/to/python3 demo
 PYTHON ?=
@@ -9,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean conformance fuzz
 .DELETE_ON_ERROR:
 
 demo: $(READY)
@@ -18,10 +21,22 @@ demo: $(READY)
 test: $(READY)
 	@$(BIN)/python -m pytest
 
+# Installs the other brokers on the first run (package indexes needed); one that this machine cannot run is left out, and the table says why.
+conformance: $(READY)
+	@$(BIN)/python localstack/conformance.py --markdown localstack/results/conformance.md
+
+fuzz: $(READY)
+	@$(BIN)/python tests/e2e/test_fuzz.py --requests 100000
+
 check: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+
+# Peers are installed into benchmarks/.cache/; those that this machine cannot run are named with the reason. NAME= names the results.
+bench: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(BIN)/python -m benchmarks run $(if $(QUICK),--quick) --name '$(or $(NAME),$(if $(QUICK),quick,local))'
 
 # Anew whenever what is to be installed changes. The stamp comes last, so that a set-up that was cut short is taken up again.
 # A .venv that works is installed into, not replaced: someone may be running from it.
@@ -51,4 +66,4 @@ $(READY): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist benchmarks/.cache

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from streamlet.broker import Broker
     from streamlet.core.rolling import Roll
     from streamlet.destinations.file import FileDestination
+    from streamlet.destinations.s3 import S3Destination
+    from streamlet.destinations.sns import SnsDestination
+    from streamlet.destinations.sqs import SqsDestination
     from streamlet.engine.invoke import RecordFailed
     from streamlet.producer import Producer
     from streamlet.runtimes.consumer import Consumer
@@ -52,7 +55,10 @@ __all__ = [
     "RecordFailed",
     "Roll",
     "RowError",
+    "S3Destination",
     "ServiceError",
+    "SnsDestination",
+    "SqsDestination",
     "StreamletError",
     "UsageError",
 ]
@@ -65,6 +71,9 @@ _LAZY = {
     "Producer": "streamlet.producer",
     "RecordFailed": "streamlet.engine.invoke",
     "Roll": "streamlet.core.rolling",
+    "S3Destination": "streamlet.destinations.s3",
+    "SnsDestination": "streamlet.destinations.sns",
+    "SqsDestination": "streamlet.destinations.sqs",
 }
 
 

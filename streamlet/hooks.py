@@ -22,6 +22,7 @@ __all__ = [
     "Listener",
     "RangeCommitted",
     "RangePrepared",
+    "RecordsFiltered",
     "RecordsGivenUp",
     "RecordsTrimmed",
     "ShardEnded",
@@ -73,6 +74,12 @@ class HandlerFailed(Event, frozen=True, kw_only=True):
     records: int
     attempt: int
     error: str
+
+
+class RecordsFiltered(Event, frozen=True, kw_only=True):
+    """Records of one read that pass no filter. They are settled: they go to no handler and to no destination."""
+
+    records: int
 
 
 class RecordsGivenUp(Event, frozen=True, kw_only=True):

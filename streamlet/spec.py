@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, Protocol, get_args
 
 import msgspec
 
 from streamlet.core.failure import FailurePolicy
+from streamlet.core.filters import FilterCriteria, compile_filters
 from streamlet.errors import ConfigurationError
 from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON
 from streamlet.ports import Destination, Sink, StartingPosition
@@ -38,6 +39,8 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     maximum_retry_attempts          -1 (for ever) … 10,000; N means N + 1 attempts
     maximum_record_age_s            -1 (no limit), or 60 … 604,800
     bisect_batch_on_function_error  split a failing batch in two until the failing record stands alone
+    filters                         up to five patterns of Lambda's filter criteria, JSON text or dicts, on the payload's JSON:
+                                    {"data": {"kind": ["order"]}}. A record that passes none is done, and goes nowhere
     on_failure                      where records go that were given up; None drops them, loudly
     """
 
@@ -49,6 +52,7 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     maximum_retry_attempts: int = -1
     maximum_record_age_s: float = -1
     bisect_batch_on_function_error: bool = False
+    filters: Sequence[str | Mapping[str, Any]] = ()
     on_failure: Destination | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +73,11 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
         self._within("maximum_retry_attempts", -1, 10_000, whole=True)
         if self.maximum_record_age_s != -1:
             self._within("maximum_record_age_s", 60, 604_800)
+        if isinstance(self.filters, str | Mapping) or not isinstance(self.filters, Sequence):
+            raise ConfigurationError(
+                f"filters={self.filters!r}: must be a list of patterns, as in filters=[{{'data': {{'kind': ['order']}}}}]"
+            )
+        compile_filters(self.filters)
         if self.on_failure is not None and not callable(getattr(self.on_failure, "send", None)):
             raise ConfigurationError(f"on_failure={self.on_failure!r} is no destination; use for instance FileDestination('failed.jsonl')")
         if self.on_failure is not None and self.maximum_retry_attempts == -1 and self.maximum_record_age_s == -1:
@@ -105,6 +114,11 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
             maximum_record_age_s=self.maximum_record_age_s,
             bisect_batch_on_function_error=self.bisect_batch_on_function_error,
         )
+
+    @property
+    def criteria(self) -> FilterCriteria | None:
+        """The filters, compiled; None if there are none."""
+        return compile_filters(self.filters) if self.filters else None
 
     @property
     def start(self) -> StartingPosition:

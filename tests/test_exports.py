@@ -16,6 +16,7 @@ from streamlet import errors
 # Pinned in docs/DESIGN.md: programs and benchmarks of other people import these from `streamlet`.
 PINNED = {
     *("App", "Batch", "Consumer", "EventSourceMapping", "FileDestination", "ParquetSink", "Producer", "Record", "Roll"),
+    *("S3Destination", "SnsDestination", "SqsDestination"),
     *("StreamletError", "UsageError", "ServiceError", "RecordError"),
 }
 SOURCE = ast.parse(Path(streamlet.__file__).read_text())

@@ -28,6 +28,7 @@ LAYER = {
     "hooks": 4,  # contracts
     "ports": 4,
     "spec": 5,
+    "durable": 5,  # below the world: sinks and destinations both keep files
     "clock": 6,  # world
     "kinesis": 6,
     "engine": 6,
@@ -72,6 +73,8 @@ CLOCKS = {
     "clock.py": "the adapter itself",
     "broker/server.py": "gives the broker's synchronous core its clock",
     "broker/connection.py": "request ids, which nobody reads back",
+    "broker/console/guard.py": "a token that no other page can guess, made at each start",
+    "broker/faults.py": "the chance of a fault, from a seed that is given",
     "stores/sqlite.py": "waits, blocking, for another process's lock",
     "runtimes/worker.py": "a worker's own name must be unique",
 }
@@ -87,6 +90,7 @@ THREADS = {
     "engine/leases.py": "renewal must survive a blocked event loop",
     "broker/server.py": "a broker in process, for tests of synchronous clients",
     "broker/__main__.py": "starts the broker's loop",
+    "broker/persist/journal.py": "a sync blocks, and is waited for",
     "runtimes/worker.py": "starts the worker's loop",
     "runtimes/aws_lambda.py": "Lambda calls a plain function; the loop for async handlers is ours",
 }

@@ -6,8 +6,8 @@
     ops/       one module per operation; ops/UNSUPPORTED.md lists the others
     state      streams, shards, records (synchronous, is given the clock)
     sequence   sequence numbers; tokens: iterators and listing tokens
-    limits     quotas as a table
-    faults     what goes wrong on purpose
+    limits     quotas as a table; quotas: the rates, when they are enforced
+    faults     what goes wrong on purpose; occasions: what a call is about; admin: faults over HTTP
     server     sockets, start and stop
 
 It shares no code with the client: a fake that shares the client's logic shares its bugs.

@@ -9,9 +9,12 @@ import argparse
 import asyncio
 import signal
 import sys
+from typing import Any
 
 from streamlet.broker.errors import ApiError
+from streamlet.broker.faults import read_faults
 from streamlet.broker.server import new_loop, serve
+from streamlet.errors import ConfigurationError
 
 __all__ = ["main"]
 
@@ -22,11 +25,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=_port, default=4567, help="port, 0 for a free one (default: %(default)s)")
     parser.add_argument("--shards", type=_stream, action="append", default=[], metavar="NAME:N", help="create a stream; may be repeated")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--enforce-limits", action="store_true", help="enforce the service's rates per shard, consumer and account")
+    parser.add_argument("--faults", metavar="FILE", help="arm the faults that a JSON or TOML file lists")
+    parser.add_argument("--admin", action="store_true", help="have faults switched over HTTP at /_streamlet/faults")
+    parser.add_argument(
+        "--admin-host", action="append", default=[], dest="admin_hosts", metavar="NAME", help="a Host that may ask it, besides loopback"
+    )
+    options = vars(parser.parse_args(arguments))
     try:
+        if options["faults"] is not None:
+            options["faults"] = read_faults(options["faults"])
         with asyncio.Runner(loop_factory=new_loop) as runner:
-            runner.run(_run(options.host, options.port, dict(options.shards)))
-    except (OSError, ApiError) as error:
+            runner.run(_run(streams=dict(options.pop("shards")), **options))
+    except (OSError, ApiError, ConfigurationError) as error:
         sys.stderr.write(f"{parser.prog}: {error}\n")
         return 2
     return 0
@@ -46,12 +57,12 @@ def _stream(text: str) -> tuple[str, int]:
     return name, int(count)
 
 
-async def _run(host: str, port: int, streams: dict[str, int]) -> None:
+async def _run(host: str, port: int, streams: dict[str, int], **options: Any) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(host, port, streams, _announce, stop)
+    await serve(host, port, streams, _announce, stop, **options)
 
 
 def _announce(url: str) -> None:

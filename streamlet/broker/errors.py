@@ -45,9 +45,9 @@ def validation(items: list[str]) -> ApiError:
     return ApiError("ValidationException", f"{len(items)} validation {plural} detected: {'; '.join(items)}")
 
 
-def null_member(path: str) -> ApiError:
-    """A member that is missing although the model calls it optional, such as the stream's name without an ARN."""
-    return validation([f"Value null at '{path}' failed to satisfy constraint: Member must not be null"])
+def null_member(*paths: str) -> ApiError:
+    """Members that are missing although the model calls them optional, such as the stream's name without an ARN."""
+    return validation([f"Value null at '{path}' failed to satisfy constraint: Member must not be null" for path in paths])
 
 
 def stream_not_found(name: str, account: str) -> ApiError:

@@ -11,6 +11,7 @@ known place to go on from.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from streamlet.broker.limits import BODY_BYTES_MAX, HEAD_BYTES_MAX
@@ -23,13 +24,21 @@ REASONS: Final = {
     400: "Bad Request",
     403: "Forbidden",
     404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
     413: "Request Entity Too Large",
+    415: "Unsupported Media Type",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     501: "Not Implemented",
     505: "HTTP Version Not Supported",
 }
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# A client repeats most of its header lines in every request: each is parsed once. Dates come in between, and go with all others
+# when the table is full.
+_KNOWN_LINES_MAX: Final = 1024
+_KNOWN_LINE_BYTES_MAX: Final = 200
+_known_lines: Final[dict[bytes, tuple[str, str]]] = {}
 _LINE_BYTES_MAX: Final = 8192  # of a chunk's size line or a trailer
 
 
@@ -49,6 +58,7 @@ class Request(NamedTuple):
     headers: dict[str, str]
     body: bytes
     keep_alive: bool
+    chunked: bool = True  # may the answer come in chunks? HTTP/1.0 does not know them
 
 
 class _Head(NamedTuple):
@@ -56,6 +66,7 @@ class _Head(NamedTuple):
     target: str
     headers: dict[str, str]
     keep_alive: bool
+    chunked: bool
 
 
 class RequestReader:
@@ -68,12 +79,31 @@ class RequestReader:
         self._chunk: int | None = None  # bytes of the chunk that is under way, None between chunks
         self._chunks = bytearray()
         self._in_trailers = False
+        self._trailer_bytes = 0
         self._searched = 0  # no end of a head lies before this
+
+    @property
+    def in_request(self) -> bool:
+        """Has a request begun that is not complete?"""
+        return self._head is not None or bool(self._buffer)
 
     @property
     def waiting_bytes(self) -> int:
         """What has come in and was not read yet."""
         return len(self._buffer)
+
+    def whole(self, data: bytes) -> Request | None:
+        """The one request that `data` is, if nothing else has come in and it is nothing else: the common case, without a copy
+        into the buffer. None: feed it. Raises HttpError."""
+        if self._buffer or self._head is not None:
+            return None
+        end = data.find(b"\r\n\r\n")
+        if not 0 <= end <= HEAD_BYTES_MAX or data.startswith(b"\r\n"):
+            return None
+        head = _parse_head(data[:end])
+        if _body_length(head.headers) != len(data) - end - 4:
+            return None
+        return Request(head.method, head.target, head.headers, data[end + 4 :], head.keep_alive, head.chunked)
 
     def feed(self, data: bytes) -> None:
         """Take in what came from the socket."""
@@ -100,7 +130,7 @@ class RequestReader:
             return None
         if end > HEAD_BYTES_MAX:
             raise HttpError(431)
-        head = _parse_head(bytes(buffer[:end]).decode("latin-1"))
+        head = _parse_head(bytes(buffer[:end]))
         del buffer[: end + 4]
         self._searched = 0
         self._head = head
@@ -128,6 +158,9 @@ class RequestReader:
                 if self._in_trailers:
                     if not line:
                         return self._finish(bytes(self._chunks))
+                    self._trailer_bytes += len(line)
+                    if self._trailer_bytes > HEAD_BYTES_MAX:
+                        raise HttpError(431)
                     continue
                 size = line.partition(b";")[0].strip()
                 if not re.fullmatch(rb"[0-9A-Fa-f]{1,16}", size):
@@ -161,12 +194,30 @@ class RequestReader:
         assert head is not None, "a body is only read after its head"
         self._head, self._length, self._in_trailers = None, None, False
         self._chunks = bytearray()
-        return Request(head.method, head.target, head.headers, body, head.keep_alive)
+        self._trailer_bytes = 0
+        return Request(head.method, head.target, head.headers, body, head.keep_alive, head.chunked)
 
 
-def _parse_head(text: str) -> _Head:
-    first, *lines = text.split("\r\n")
-    parts = first.split(" ")
+def _parse_head(raw: bytes) -> _Head:
+    first, *lines = raw.split(b"\r\n")
+    method, target, modern = _parse_first(first)
+    pairs = [known or _parse_line(line) for known, line in zip(map(_known_lines.get, lines), lines, strict=True)]
+    headers = dict(pairs)
+    if len(headers) < len(pairs):
+        headers = {}
+        for name, value in pairs:
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    keep_alive = modern
+    if "connection" in headers:
+        options = {option.strip().lower() for option in headers["connection"].split(",")}
+        keep_alive = "close" not in options if modern else "keep-alive" in options
+    return _Head(method, target, headers, keep_alive, modern)
+
+
+@lru_cache(maxsize=256)
+def _parse_first(line: bytes) -> tuple[str, str, bool]:
+    """Method, target, and whether the version is 1.1, not 1.0."""
+    parts = line.decode("latin-1").split(" ")
     if len(parts) != 3 or not _TOKEN.fullmatch(parts[0]) or not parts[1]:
         raise HttpError(400)
     method, target, version = parts
@@ -174,16 +225,19 @@ def _parse_head(text: str) -> _Head:
         raise HttpError(400)
     if version not in {"HTTP/1.1", "HTTP/1.0"}:
         raise HttpError(505)
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not _TOKEN.fullmatch(name) or "\n" in value or "\r" in value or "\0" in value:
-            raise HttpError(400)
-        name, value = name.lower(), value.strip(" \t")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    options = {option.strip().lower() for option in headers.get("connection", "").split(",")}
-    keep_alive = "keep-alive" in options if version == "HTTP/1.0" else "close" not in options
-    return _Head(method, target, headers, keep_alive)
+    return method, target, version == "HTTP/1.1"
+
+
+def _parse_line(line: bytes) -> tuple[str, str]:
+    name, colon, value = line.decode("latin-1").partition(":")
+    if not colon or not _TOKEN.fullmatch(name) or "\n" in value or "\r" in value or "\0" in value:
+        raise HttpError(400)
+    parsed = name.lower(), value.strip(" \t")
+    if len(line) <= _KNOWN_LINE_BYTES_MAX:
+        if len(_known_lines) >= _KNOWN_LINES_MAX:
+            _known_lines.clear()
+        _known_lines[line] = parsed
+    return parsed
 
 
 def _body_length(headers: dict[str, str]) -> int | None:
@@ -197,7 +251,7 @@ def _body_length(headers: dict[str, str]) -> int | None:
         return None
     if length is None:
         return 0
-    if not re.fullmatch(r"\d{1,18}", length, re.ASCII):
+    if not length.isascii() or not length.isdigit() or len(length) > 18:
         raise HttpError(400)
     if int(length) > BODY_BYTES_MAX:
         raise HttpError(413)

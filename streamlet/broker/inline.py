@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any, Final
 
 from streamlet.broker.faults import Faults
 from streamlet.broker.http import Request
+from streamlet.broker.persist.journal import MEMORY_BYTES_MAX, SEGMENT_BYTES
+from streamlet.broker.persist.recovery import open_journal
+from streamlet.broker.quotas import Quotas
 from streamlet.broker.state import State
+from streamlet.broker.stream import Stream
 from streamlet.broker.wire import Answer, Front
 
 __all__ = ["AUTHORIZATION", "EPOCH_S", "InlineBroker"]
@@ -20,17 +25,36 @@ EPOCH_S: Final = 1_800_000_000.0
 
 
 class InlineBroker:
-    """State and front on a clock of their own, `now_s`, which only its owner moves. Options are those of `State`.
+    """State and front on a clock of their own, `now_s`, which only its owner moves. Further options are those of `State`.
 
     `post` and `ask` go the way that an HTTP request goes, behind the parser. The helpers below them are for programs
     that read better without a request's members: one partition key, whole values as text.
     """
 
-    def __init__(self, *, now_s: float = EPOCH_S, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        now_s: float = EPOCH_S,
+        enforce_limits: bool = False,
+        faults_seed: int = 0,
+        data_dir: Path | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+        memory_bytes_max: int = MEMORY_BYTES_MAX,
+        **options: Any,
+    ) -> None:
         self.now_s = now_s
         self.state = State(lambda: self.now_s, **options)
-        self.faults = Faults(self.state)
+        self.state.quotas = Quotas() if enforce_limits else None
+        self.faults = Faults(self.state, seed=faults_seed)
         self.front = Front(self.state, self.faults)
+        if data_dir is not None:
+            # Without a loop every answer is preceded by its sync.
+            self.front.journal = open_journal(data_dir, self.state, segment_bytes=segment_bytes, memory_bytes_max=memory_bytes_max)
+
+    def close(self) -> None:
+        """Let go of the data directory."""
+        if self.front.journal is not None:
+            self.front.journal.close()
 
     def post(self, operation: str, body: bytes | str, **headers: str) -> Answer:
         """The raw answer. `headers` replace those that are sent, with `_` for `-`; an empty one is left out."""
@@ -59,6 +83,12 @@ class InlineBroker:
         assert answer.status == 400, answer
         body = json.loads(b"".join(answer.body))
         return body["__type"], body.get("message", body.get("Message", ""))
+
+    def stream(self, name: str = "s") -> Stream:
+        """The stream itself, whoever made it."""
+        stream = self.state.find_by_name(name, self.state.now_ms)
+        assert stream is not None, f"there is no stream {name!r}"
+        return stream
 
     def iterator(self, shard: int | str, kind: str = "TRIM_HORIZON", stream: str = "s", **more: Any) -> str:
         """A shard iterator; a shard by index or id."""

@@ -18,9 +18,11 @@ from streamlet.broker.errors import ApiError, validation
 
 __all__ = [
     "HASH_KEY",
+    "ITEMS_MAX",
     "NAME",
     "SEQUENCE",
     "STREAM_ARN",
+    "STREAM_ID",
     "Member",
     "are_blobs",
     "blob_size",
@@ -35,8 +37,9 @@ NAME: Final = r"[a-zA-Z0-9_.-]+"
 SEQUENCE: Final = r"0|([1-9]\d{0,128})"
 HASH_KEY: Final = r"0|([1-9]\d{0,38})"
 STREAM_ARN: Final = r"arn:aws.*:kinesis:.*:\d{12}:stream/\S+"
+STREAM_ID: Final = r"[a-z0-9]{20}-[a-z0-9]{3}"
 
-_ITEMS_MAX: Final = 10
+ITEMS_MAX: Final = 10  # that one refusal tells
 _BLOBS_AT_ONCE: Final = 16  # small enough to stay in the cache, and below what malloc gives back to the kernel each time
 _INT_MAX: Final = 2**31 - 1
 _NUMBER: Final = "class com.amazon.coral.value.json.numbers.TruncatingBigNumber"
@@ -60,6 +63,7 @@ class Member(NamedTuple):
     element: tuple[int, int] | None = None
     key: tuple[int, int] | None = None
     hidden: bool = False  # the value is left out of the text, as AWS does for record data since 2025
+    unless: str = ""  # required where the member of this name is missing
 
     @property
     def path(self) -> str:
@@ -68,13 +72,13 @@ class Member(NamedTuple):
 
 
 def stream_name(*, required: bool = False) -> Member:
-    """The member StreamName."""
-    return Member("StreamName", "string", required, 1, 128, NAME)
+    """The member StreamName. Not required, it is still missed where no StreamARN takes its place."""
+    return Member("StreamName", "string", required, 1, 128, NAME, unless="StreamARN")
 
 
-def stream_arn() -> Member:
+def stream_arn(*, required: bool = False) -> Member:
     """The member StreamARN."""
-    return Member("StreamARN", "string", False, 1, 2048, STREAM_ARN)
+    return Member("StreamARN", "string", required, 1, 2048, STREAM_ARN)
 
 
 def shard_id(name: str, *, required: bool = False) -> Member:
@@ -85,7 +89,7 @@ def shard_id(name: str, *, required: bool = False) -> Member:
 def check(members: tuple[Member, ...], value: Any) -> dict[str, Any]:
     """The request with its known members only: nulls dropped, integers cut and clamped. Raises ApiError otherwise."""
     request: dict[str, Any] = _typed(Member("", "structure", members=members), value)
-    items = list(islice(_violations(members, request, ""), _ITEMS_MAX))
+    items = list(islice(_violations(members, request, ""), ITEMS_MAX))
     if items:
         raise validation(items)
     return request
@@ -158,7 +162,7 @@ def _boolean(value: Any) -> bool:
         if value.lower() not in {"true", "false", "1", "0", "yes", "no"}:
             raise _refused(f"'{value.upper()}' can not be converted to an Boolean")
         return value.lower() in {"true", "1", "yes"}
-    if isinstance(value, int) and not isinstance(value, bool):
+    if not isinstance(value, bool) and value % 1 == 0:  # a fraction passes
         raise _refused(f"{_NUMBER} can not be converted to an Boolean")
     return bool(value)
 
@@ -197,7 +201,7 @@ _SCALARS: Final[dict[str, Any]] = {
 
 def is_blob(text: str) -> bool:
     """True for canonical base64 with padding."""
-    return are_blobs([text])
+    return _are_blobs([text])
 
 
 def are_blobs(texts: list[str]) -> bool:
@@ -235,7 +239,7 @@ def _violations(members: tuple[Member, ...], request: dict[str, Any], prefix: st
     for member in members:
         path = prefix + member.path
         if member.name not in request:
-            if member.required:
+            if member.required or (member.unless and member.unless not in request):
                 yield _item("null", path, "Member must not be null")
             continue
         value = request[member.name]
@@ -253,8 +257,12 @@ def _item(shown: str, path: str, constraint: str) -> str:
 
 
 def _broken(member: Member, value: Any) -> Iterator[str]:
-    if member.enum and value not in member.enum:
-        yield f"Member must satisfy enum value set: [{', '.join(member.enum)}]"
+    if member.enum:
+        wrong = f"Member must satisfy enum value set: [{', '.join(member.enum)}]"
+        if member.kind == "list" and not all(element in member.enum for element in value):
+            yield f"Member must satisfy constraint: [{wrong}]"
+        elif member.kind != "list" and value not in member.enum:
+            yield wrong
     if member.pattern and not _compiled(member.pattern).fullmatch(value):
         yield f"Member must satisfy regular expression pattern: {member.pattern}"
     number = member.kind == "integer"
@@ -288,7 +296,7 @@ def _shown(member: Member, value: Any) -> str:
         size = blob_size(value)
         return f"'java.nio.HeapByteBuffer[pos=0 lim={size} cap={size}]'"
     if member.kind == "list":
-        return f"'[{', '.join(str(element) for element in value)}]'"
+        return f"'[{', '.join('null' if element is None else str(element) for element in value)}]'"
     if member.kind == "map":
         return "'{" + ", ".join(f"{key}={entry}" for key, entry in value.items()) + "}'"
     return f"'{value}'"

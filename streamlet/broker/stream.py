@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Final
 
 from streamlet.broker import limits
-from streamlet.broker.shard import Shard
+from streamlet.broker.consumers import Consumers
+from streamlet.broker.shard import Keeper, Shard
 from streamlet.model.shard import HASH_KEY_MAX
 
 __all__ = ["Stream"]
@@ -24,15 +25,39 @@ _HOUR_MS: Final = 3_600_000
 class Stream:
     """One stream: its shards by index, its open shards by hash key, its settings."""
 
-    def __init__(self, name: str, shards: int, *, creation_s: int, now_ms: int, incarnation: int, record_bytes_max: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        shards: int,
+        *,
+        account: str,
+        region: str,
+        creation_s: int,
+        now_ms: int,
+        incarnation: int,
+        record_bytes_max: int,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._keeper = keeper
         self.name = name
+        self.account = account  # both empty: everybody's
+        self.region = region
         self.status = "ACTIVE"
+        self.has_shards = False  # to be seen: not before it was ACTIVE for the first time
         self.mode = "PROVISIONED"
         self.created_ms = now_ms
         self.incarnation = incarnation
         self.retention_hours = limits.RETENTION_HOURS_MIN
         self.record_bytes_max = record_bytes_max
         self.tags: dict[str, str] = {}
+        self.consumers = Consumers()
+        self.policy = ""
+        self.metrics: tuple[str, ...] = ()  # that are switched on for each shard
+        self.key_id = ""  # of the key that records are said to be encrypted with
+        self.warm_mibps: int | None = None
+        self.warm_target_mibps: int | None = None  # the one to come, while UPDATING
+        self.distribution = "USER_PARTITION_KEY"
+        self._turn = 0
         self.shards: dict[int, Shard] = {}
         self.open: list[Shard] = []
         self.newest_second = creation_s
@@ -44,10 +69,20 @@ class Stream:
             self._add(start, stop - 1, creation_s=creation_s, created_ms=now_ms)
         self._reindex()
 
+    @property
+    def identity(self) -> int:
+        """What tokens know it by. Incarnations alone begin anew with each start of a broker that keeps nothing."""
+        return (self.created_ms << 20 | self.incarnation & 0xFFFFF) & 0xFFFF_FFFF_FFFF_FFFF
+
     def route(self, key: str, explicit_hash: str | None) -> Shard:
         """The open shard that a partition key, or the hash key in its place, belongs to."""
         digest = md5(key.encode(), usedforsecurity=False).digest() if explicit_hash is None else int(explicit_hash).to_bytes(16, "big")
         return self.open[bisect_right(self._starts, digest) - 1]
+
+    def next_in_turn(self, _key: str, _explicit_hash: str | None) -> Shard:
+        """The open shard that takes the next record of a stream that distributes by itself: keys do not count."""
+        self._turn += 1
+        return self.open[self._turn % len(self.open)]
 
     def horizon_ms(self, now_ms: int) -> int:
         """What arrived before this has expired."""
@@ -73,9 +108,18 @@ class Stream:
         self._pending.append((now_ms + delay_ms, change))
 
     def settle(self, now_ms: int) -> None:
-        """Apply the changes that are due."""
+        """Apply the changes that are due, each as of the time when it was: whoever asks first makes no difference."""
         while self._pending and self._pending[0][0] <= now_ms:
-            self._pending.pop(0)[1](now_ms)
+            due_ms, change = self._pending.pop(0)
+            change(due_ms)
+
+    def settle_next(self) -> bool:
+        """Apply the next change on its way, whenever it is due. False if there is none."""
+        if not self._pending:
+            return False
+        due_ms, change = self._pending.pop(0)
+        change(due_ms)
+        return True
 
     def split(self, parent: Shard, new_start: int, now_ms: int) -> None:
         """Close a shard; two children take its range."""
@@ -117,7 +161,7 @@ class Stream:
 
     def _add(self, start: int, end: int, *, creation_s: int, created_ms: int, parents: tuple[Shard, ...] = ()) -> None:
         indexes = tuple(shard.index for shard in parents)
-        shard = Shard(self._next_index, start, end, creation_s=creation_s, created_ms=created_ms, parents=indexes)
+        shard = Shard(self._next_index, start, end, creation_s=creation_s, created_ms=created_ms, parents=indexes, keeper=self._keeper)
         self._next_index += 1
         self.shards[shard.index] = shard
         for parent in parents:

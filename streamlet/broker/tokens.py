@@ -21,26 +21,31 @@ from streamlet.broker.limits import ITERATOR_LIFE_MS
 __all__ = ["IteratorToken", "PageToken", "open_iterator", "open_page", "seal_iterator", "seal_page"]
 
 _VERSION: Final = (1).to_bytes(8, "big")
-_FIELDS: Final = struct.Struct(">QQQQIB")  # created, incarnation, serial, position, shard index, length of the name
+_FIELDS: Final = struct.Struct(">QQQQIB")  # created, identity, serial, position, shard index, length of what follows: stream/account/region
 _SUM_BYTES: Final = 8
 _BYTES_MIN: Final = 152
 _BYTES_MAX: Final = 280
 
 
 class IteratorToken(NamedTuple):
-    """`position` is the counter of the next record to read; 0 stands for the trim horizon at the time of the read."""
+    """`position` is the counter of the next record to read; 0 stands for the trim horizon at the time of the read.
+
+    Account and region are the stream's: both empty for a shared one.
+    """
 
     created_ms: int
-    incarnation: int
+    identity: int
     serial: int
     position: int
     shard_index: int
     stream: str
+    account: str
+    region: str
 
 
 def seal_iterator(token: IteratorToken) -> str:
     """The text that a client gets."""
-    name = token.stream.encode()
+    name = f"{token.stream}/{token.account}/{token.region}".encode()
     body = _FIELDS.pack(*token[:5], len(name)) + name
     # Padding up to 152 bytes, then in steps of 16; the check sum comes last.
     size = len(_VERSION) + len(body) + _SUM_BYTES
@@ -57,11 +62,13 @@ def open_iterator(text: str) -> IteratorToken:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raw = b""
-    if not _BYTES_MIN <= len(raw) <= _BYTES_MAX or raw[:8] != _VERSION or _sum(raw[:-_SUM_BYTES]) != raw[-_SUM_BYTES:]:
+    canonical = base64.b64encode(raw).decode() == text
+    if not canonical or not _BYTES_MIN <= len(raw) <= _BYTES_MAX or raw[:8] != _VERSION or _sum(raw[:-_SUM_BYTES]) != raw[-_SUM_BYTES:]:
         raise invalid_argument("Invalid ShardIterator.")
-    created_ms, incarnation, serial, position, shard_index, length = _FIELDS.unpack_from(raw, 8)
+    created_ms, identity, serial, position, shard_index, length = _FIELDS.unpack_from(raw, 8)
     start = 8 + _FIELDS.size
-    return IteratorToken(created_ms, incarnation, serial, position, shard_index, raw[start : start + length].decode())
+    stream, account, region = raw[start : start + length].decode().split("/")
+    return IteratorToken(created_ms, identity, serial, position, shard_index, stream, account, region)
 
 
 def _sum(body: bytes) -> bytes:
@@ -75,7 +82,9 @@ class PageToken(msgspec.Struct, frozen=True, array_like=True):
     created_ms: int
     after: str
     stream: str = ""
-    incarnation: int = 0
+    account: str = ""
+    region: str = ""
+    identity: int = 0
     filter_type: str = ""
     filter_value: str = ""
 

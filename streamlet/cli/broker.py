@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+from pathlib import Path
+from typing import Any
 
 import click
 
 from streamlet.broker import serve
+from streamlet.broker.faults import FaultFile, read_faults
 from streamlet.broker.server import new_loop
+from streamlet.broker.signatures import read_secrets
+from streamlet.broker.tls import default_folder, files_in
 from streamlet.cli.commands import exit_codes
 from streamlet.errors import ConfigurationError, UsageError
 
@@ -28,13 +34,34 @@ def streams_of(shards: tuple[str, ...]) -> dict[str, int]:
     return streams
 
 
-async def _serve(host: str, port: int, streams: dict[str, int]) -> None:
+def faults_of(path: str, seed: int | None) -> FaultFile:
+    """What a file says, under a seed that was given beside it. Raises ConfigurationError."""
+    try:
+        content = read_faults(path)
+    except OSError as error:
+        raise ConfigurationError(f"--faults {path}: {error.strerror or error}") from error
+    return content if seed is None else FaultFile(content.faults, seed)
+
+
+def tls_of(tls: bool, folder: str | None, certificate: str | None, key: str | None) -> dict[str, Any]:
+    """The broker's options for https. What clients are to trust is said on stderr: stdout has the address alone."""
+    if certificate is not None or key is not None:
+        return {"tls_cert": certificate, "tls_key": key}
+    if not tls and folder is None:
+        return {}
+    found = default_folder(os.environ) if folder is None else Path(folder)
+    path = files_in(found).certificate
+    click.echo(f"clients trust {path}, for instance with AWS_CA_BUNDLE={path}", err=True)
+    return {"tls": True, "tls_dir": found}
+
+
+async def _serve(host: str, port: int, streams: dict[str, int], **options: Any) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
-        await serve(host, port, streams, lambda url: click.echo(f"listening on {url}"), stop=stop)
+        await serve(host, port, streams, lambda url: click.echo(f"listening on {url}"), stop=stop, **options)
     except OSError as error:
         raise UsageError(
             f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port, or 0 for any free one"
@@ -45,8 +72,61 @@ async def _serve(host: str, port: int, streams: dict[str, int]) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=4567, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes any free one.")
 @click.option("--shards", multiple=True, metavar="NAME:N", help="Create stream NAME with N shards at start. Repeatable.")
+@click.option("--enforce-limits", is_flag=True, help="Enforce the service's rates per shard, consumer and account.")
+@click.option("--faults", "faults_file", metavar="FILE", help="Arm the faults that a JSON or TOML file lists.")
+@click.option("--faults-seed", type=int, help="Seed of their chances, in place of the file's.")
+@click.option("--admin", is_flag=True, help="Have faults switched over HTTP at /_streamlet/faults.")
+@click.option(
+    "--admin-host",
+    "admin_hosts",
+    multiple=True,
+    metavar="NAME",
+    help="A Host that may ask it, or the console, besides loopback. Repeatable.",
+)
+@click.option("--tls", is_flag=True, help="Serve https with a certificate for this machine's loopback, made if there is none.")
+@click.option("--tls-dir", metavar="DIR", help="Where that certificate is kept. Default: this user's cache.")
+@click.option("--tls-cert", metavar="FILE", help="Serve https with this certificate (PEM).")
+@click.option("--tls-key", metavar="FILE", help="Its key (PEM).")
+@click.option("--verify-signatures", is_flag=True, help="Refuse calls that are not signed with a known secret.")
+@click.option("--credentials-file", metavar="FILE", help="AWS credentials file with those secrets. Default: AWS_ACCESS_KEY_ID, …")
+@click.option(
+    "--subscription-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="How long a fan-out subscription lasts.",
+)
+@click.option("--data-dir", metavar="DIR", help="Keep everything in this directory: what was acknowledged survives the process.")
+@click.option(
+    "--memory-bytes-max",
+    type=click.IntRange(min=0),
+    default=256 * 1024 * 1024,
+    show_default=True,
+    help="With --data-dir: bytes of records to hold in memory.",
+)
+@click.option("--console/--no-console", default=True, show_default=True, help="Show a page to browsers at the broker's address.")
 @exit_codes
-def command(host: str, port: int, shards: tuple[str, ...]) -> None:
+def command(
+    host: str,
+    port: int,
+    shards: tuple[str, ...],
+    *,
+    enforce_limits: bool,
+    faults_file: str | None,
+    faults_seed: int | None,
+    admin: bool,
+    admin_hosts: tuple[str, ...],
+    tls: bool,
+    tls_dir: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
+    verify_signatures: bool,
+    credentials_file: str | None,
+    subscription_s: float,
+    data_dir: str | None,
+    memory_bytes_max: int,
+    console: bool,
+) -> None:
     """Start a local Kinesis and print `listening on http://HOST:PORT`. SIGTERM stops it.
 
     Example: streamlet broker --port 4567 --shards orders:4
@@ -55,4 +135,21 @@ def command(host: str, port: int, shards: tuple[str, ...]) -> None:
     """
     streams = streams_of(shards)
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_serve(host, port, streams))
+        runner.run(
+            _serve(
+                host,
+                port,
+                streams,
+                enforce_limits=enforce_limits,
+                faults=None if faults_file is None else faults_of(faults_file, faults_seed),
+                faults_seed=faults_seed or 0,
+                admin=admin,
+                admin_hosts=admin_hosts,
+                console=console,
+                verify=read_secrets(credentials_file, os.environ) if verify_signatures or credentials_file else None,
+                subscription_s=subscription_s,
+                data_dir=data_dir,
+                memory_bytes_max=memory_bytes_max,
+                **tls_of(tls, tls_dir, tls_cert, tls_key),
+            )
+        )

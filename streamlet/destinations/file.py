@@ -15,6 +15,7 @@ import msgspec
 import orjson
 
 from streamlet.destinations.document import failure_document
+from streamlet.durable import make_directory, sync_directory
 from streamlet.errors import ConfigurationError, SinkError
 from streamlet.ports import FailureDocument
 
@@ -40,7 +41,7 @@ class FileDestination(msgspec.Struct, frozen=True):
         line = orjson.dumps(failure_document(document, payload=True), option=orjson.OPT_APPEND_NEWLINE)
         path = Path(os.fspath(self.path))
         try:
-            _make_directory(path.parent)
+            make_directory(path.parent)
             fresh = not path.exists()
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
@@ -50,7 +51,7 @@ class FileDestination(msgspec.Struct, frozen=True):
             finally:
                 os.close(descriptor)
             if fresh:
-                _sync_directory(path.parent)
+                sync_directory(path.parent)
         except OSError as error:
             raise SinkError(f"failure documents cannot be written to {path}: {_explained(error)}") from error
 
@@ -68,23 +69,6 @@ def _append(descriptor: int, line: bytes) -> None:
     except OSError:
         os.ftruncate(descriptor, size)
         raise
-
-
-def _make_directory(directory: Path) -> None:
-    if directory.is_dir():
-        return
-    _make_directory(directory.parent)
-    directory.mkdir(exist_ok=True)
-    _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Make new names in it durable: fsync of a file does not cover its directory entry."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _explained(error: OSError) -> str:

@@ -23,7 +23,7 @@ from streamlet.engine.lane import Lane, Run, lane_of
 from streamlet.engine.leases import Acquired, LeaseKeeper, Leases
 from streamlet.engine.ranges import Closer, OpenRows, document_of
 from streamlet.errors import ConfigurationError, SinkError, StoreError
-from streamlet.hooks import Event, RecordsGivenUp, ShardEnded, Trouble
+from streamlet.hooks import Event, RecordsFiltered, RecordsGivenUp, ShardEnded, Trouble
 from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON, Position
 from streamlet.model.record import Record
 from streamlet.ports import Chunk, Clock, Executor, ShardReader, Source, StartingPosition
@@ -77,6 +77,7 @@ class Pump:
         self._source, self._keeper, self._leases = source, keeper, leases
         self._executor, self._clock, self._emit, self._budget = executor, clock, emit, budget
         self._invoker = Invoker(spec, executor)
+        self._criteria = spec.mapping.criteria
         self._lanes = [Lane(self, spec, self._invoker, clock) for _ in range(spec.mapping.parallelization_factor)]
         self._stopping = asyncio.Event()
         self._news = asyncio.Event()  # a lane rests, or is done
@@ -200,17 +201,29 @@ class Pump:
         size_bytes = sum(len(record.data) for record in records)
         self._in_hand.append((self._mark.opened_count, size_bytes))
         self._in_hand_bytes += size_bytes
-        if len(self._lanes) == 1:
+        if self._criteria is None and len(self._lanes) == 1:
             self._lanes[0].add(records, [(first, first + len(records))])
             return
         shares: list[tuple[list[Record], list[Run]]] = [([], []) for _ in self._lanes]
+        filtered: list[Run] = []
+        passes = None if self._criteria is None else self._criteria.matches
         for number, record in enumerate(records, first):
+            if passes is not None and not passes(record.data):
+                filtered.append((number, number + 1))
+                continue
             share, runs = shares[lane_of(record.partition_key, len(shares))]
             share.append(record)
             runs.append((number, number + 1))
         for lane, (share, runs) in zip(self._lanes, shares, strict=True):
             if share:
                 lane.add(share, runs)
+        if filtered:
+            self.emit(RecordsFiltered(stream=self._spec.stream, shard_id=self.shard_id, records=len(filtered)))
+            if self._closer is not None:
+                # The checkpoint follows also where nothing passes: the range then closes by its age.
+                self._open.add(0, 0, self._clock.time())
+            self.settled(filtered)
+            self._news.set()
 
     async def _pin_latest(self, first: Record) -> None:
         """Event 1: a worker reads from LATEST and gets records. Event 2: it dies before its first checkpoint. If the lease still
@@ -322,6 +335,9 @@ class Pump:
     async def _keep(self) -> None:
         if self._closer is not None:
             rows, self._rows = self._rows, OpenRows()
+            if self._mark.settled_count > self._written:
+                rows.passed(self._mark.mark)
+                self._written = self._mark.settled_count
             self._open.clear()
             self._budget.set(self._account, 0)
             await self._closer.close(rows)
@@ -371,6 +387,8 @@ class Pump:
         """Records of a prepared range: those given up then are left out now; every other one succeeds or blocks, visibly."""
         kept: list[Record] = []
         for record in records:
+            if self._criteria is not None and not self._criteria.matches(record.data):
+                continue
             run = next((run for run in prepared.given_up if run.covers(record.position)), None)
             if run is None:
                 kept.append(record)

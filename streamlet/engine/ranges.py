@@ -49,6 +49,12 @@ class OpenRows:
         if chunk is not None and chunk.rows:
             self.chunks.append(chunk)
 
+    def passed(self, position: Position) -> None:
+        """Everything up to here is settled: behind the last row there may be records that passed no filter."""
+        if self.last is None or position > self.last:
+            self.first = self.first if self.first is not None else position
+            self.last = position
+
     def gave_up(self, run: GivenUp, records: Sequence[Record]) -> None:
         """These records are given up: they count as settled for the prepare, and as delivered only at the commit."""
         self._reach(records)

@@ -15,6 +15,7 @@ from streamlet.hooks import (
     LeaseWentAway,
     RangeCommitted,
     RangePrepared,
+    RecordsFiltered,
     RecordsGivenUp,
     RecordsTrimmed,
     ShardEnded,
@@ -77,6 +78,6 @@ def words(event: Event) -> str | None:
             return f"{where}: draining, the batches in hand are finished first (a second signal ends at once)"
         case Drained():
             return f"{where}: drained"
-        case BatchSettled() | RangePrepared():
+        case BatchSettled() | RangePrepared() | RecordsFiltered():
             return None
     return None

@@ -132,6 +132,10 @@ async def supervised(consumers: Sequence[ConsumerSpec], options: WorkerOptions, 
                 )
             yield made
     finally:
+        for spec in consumers:
+            close = getattr(spec.mapping.on_failure, "close", None)
+            if close is not None:
+                await executor.run(close)
         executor.close()
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from streamlet.durable import make_directory, sync_directory
 from streamlet.errors import ConfigurationError, SinkError
 
 __all__ = ["ObjectStore"]
@@ -174,7 +175,7 @@ class _Files:
                 temporary.unlink()
         # Also when it was taken. Walk through it: a rival links its file; we find the key taken and commit the checkpoint; the
         # power fails before the rival's fsync of the directory; the checkpoint is past rows that no file holds.
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
         return not taken
 
     def put(self, key: str, data: bytes) -> None:
@@ -185,7 +186,7 @@ class _Files:
         except OSError:
             temporary.unlink()
             raise
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -204,7 +205,7 @@ class _Files:
 
     def _written(self, directory: Path, data: bytes) -> Path:
         """A temporary file with these bytes on the disk, in the directory that it will be linked into."""
-        _make_directory(directory)
+        make_directory(directory)
         while True:
             temporary = directory / f"{_TEMPORARY}{os.getpid()}-{next(self._numbers)}.tmp"
             try:
@@ -221,23 +222,6 @@ class _Files:
             temporary.unlink()
             raise
         return temporary
-
-
-def _make_directory(directory: Path) -> None:
-    """Create it and what is missing above it, durably."""
-    if directory.is_dir():
-        return
-    _make_directory(directory.parent)
-    directory.mkdir(exist_ok=True)
-    _sync_directory(directory.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _explained_os(error: OSError) -> str:

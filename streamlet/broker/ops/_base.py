@@ -1,35 +1,48 @@
-"""What does every operation have in common? Its description, the call it is given, and how it names a stream and a shard."""
+"""What does every operation have in common? Its description, the call it is given, and how it names a stream and a shard.
+
+Where a stream is looked for: a name means the caller's own account and region, then the shared streams. An ARN says
+account and region itself; one of another region than the caller's is "not found", as each region is a service of its
+own. One of another account is honoured: resource policies are kept, but nobody is refused by them.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from streamlet.broker.errors import ApiError, invalid_argument, null_member, shard_not_found, stream_not_found
+from streamlet.broker.errors import ApiError, invalid_argument, null_member, shard_limit, shard_not_found, stream_not_found
 from streamlet.broker.faults import Faults
 from streamlet.broker.schema import Member
 from streamlet.broker.shard import Shard, shard_name
-from streamlet.broker.state import State
+from streamlet.broker.state import SHARED, State
 from streamlet.broker.stream import Stream
+from streamlet.broker.subscriptions import Subscription
 
 __all__ = [
     "Call",
     "Encoded",
     "Operation",
     "Request",
+    "StreamRequest",
+    "Target",
     "active_stream",
     "arn",
+    "arn_target",
+    "check_shard_limit",
     "dry_run",
     "find_shard",
+    "find_stream",
     "known_stream",
     "shard_index",
     "target",
 ]
 
-_ARN: Final = re.compile(r"arn:aws.*:kinesis:.*:\d{12}:stream/(\S+)", re.ASCII)
+_ARN: Final = re.compile(r"arn:aws.*:kinesis:(.*):(\d{12}):stream/(\S+)", re.ASCII)
+_PARTITIONS: Final = {"cn": "aws-cn", "us-gov": "aws-us-gov"}  # by the beginning of the region
 _INDEX_MAX: Final = 2**31 - 1
 
 Encoded = tuple[bytes, ...]
@@ -37,13 +50,32 @@ Encoded = tuple[bytes, ...]
 
 
 class Call(NamedTuple):
-    """Who calls, when, and on what. Account and region only show in texts and ARNs: all callers see the same streams."""
+    """Who calls, when, and on what.
+
+    `owner` is the broker's own program: what it makes is shared, and a name means the only stream of that name
+    anywhere. Account and region then only show in texts.
+    """
 
     state: State
     faults: Faults
     account: str
     region: str
     now_ms: int
+    owner: bool = False
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Account and region of what this caller makes."""
+        return SHARED if self.owner else (self.account, self.region)
+
+
+class Target(NamedTuple):
+    """Which stream is meant. `anywhere`: the broker's owner gave a name alone."""
+
+    account: str
+    region: str
+    name: str
+    anywhere: bool = False
 
 
 def _service_name(field: str) -> str:
@@ -67,43 +99,83 @@ class Operation(NamedTuple):
     name: str
     members: tuple[Member, ...]
     request: type[Request]
-    run: Callable[[Call, Any], dict[str, Any] | Encoded | None]
+    run: Callable[[Call, Any], dict[str, Any] | Encoded | Subscription | None]
     decode: Callable[[bytes], Request | None] | None = None
 
+    @property
+    def stores(self) -> bool:
+        """It stores records, which a log keeps as they are."""
+        return self.name in {"PutRecord", "PutRecords"}
 
-def arn(call: Call, name: str) -> str:
-    """The stream's ARN as this caller knows it."""
-    return f"arn:aws:kinesis:{call.region}:{call.account}:stream/{name}"
+    @property
+    def mutates(self) -> bool:
+        """It may change something else, so that a log keeps the call: all but what only reads, by its name."""
+        return not self.stores and not self.name.startswith(("Describe", "Get", "List", "SubscribeTo"))
 
 
-def target(request: StreamRequest) -> str:
+def arn(call: Call, stream: Stream) -> str:
+    """The stream's ARN; that of a shared stream as this caller knows it."""
+    return _arn(stream.account or call.account, stream.region or call.region, stream.name)
+
+
+@lru_cache(maxsize=1024)
+def _arn(account: str, region: str, name: str) -> str:
+    partition = next((partition for start, partition in _PARTITIONS.items() if region.startswith(f"{start}-")), "aws")
+    return f"arn:{partition}:kinesis:{region}:{account}:stream/{name}"
+
+
+def target(call: Call, request: StreamRequest) -> Target:
     """The stream's name, from the name or from the ARN. The text for a disagreement is ours: the service's is not known."""
     name = request.stream_name
     if request.stream_arn is not None:
-        match = _ARN.fullmatch(request.stream_arn)
-        assert match is not None, "the pattern was checked with the other constraints"
-        if name is not None and name != match[1]:
+        meant = arn_target(request.stream_arn)
+        if name is not None and name != meant.name:
             raise invalid_argument(f"StreamARN {request.stream_arn} and StreamName {name} do not name the same stream.")
-        return match[1]
+        return meant
     if name is None:
         raise null_member("streamName")
-    return name
+    return Target(call.account, call.region, name, call.owner)
 
 
-def known_stream(call: Call, name: str) -> Stream:
+@lru_cache(maxsize=1024)
+def arn_target(text: str) -> Target:
+    """What a stream's ARN names. Its form was checked with the other constraints."""
+    match = _ARN.fullmatch(text)
+    assert match is not None, "the pattern was checked with the other constraints"
+    region, account, name = match.groups()
+    return Target(account, region, name)
+
+
+def find_stream(call: Call, meant: Target) -> Stream | None:
+    """The stream in any status, or None."""
+    if meant.anywhere:
+        return call.state.find_by_name(meant.name, call.now_ms)
+    if meant.region != call.region and not call.owner:
+        return None
+    return call.state.find(meant.account, meant.region, meant.name, call.now_ms)
+
+
+def known_stream(call: Call, meant: Target) -> Stream:
     """The stream in any status. Raises ResourceNotFoundException."""
-    stream = call.state.find(name, call.now_ms)
+    stream = find_stream(call, meant)
     if stream is None:
-        raise stream_not_found(name, call.account)
+        raise stream_not_found(meant.name, meant.account)
     return stream
 
 
-def active_stream(call: Call, name: str) -> Stream:
+def active_stream(call: Call, meant: Target) -> Stream:
     """The stream for a write: while CREATING or DELETING it is "not found"."""
-    stream = known_stream(call, name)
+    stream = known_stream(call, meant)
     if stream.status in {"CREATING", "DELETING"}:
-        raise stream_not_found(name, call.account)
+        raise stream_not_found(meant.name, meant.account)
     return stream
+
+
+def check_shard_limit(call: Call, place: tuple[str, str], more: int) -> None:
+    """Raises LimitExceededException if `more` shards in this account and region would be too many."""
+    current, limit = call.state.open_shards(*place, call.now_ms), call.state.shards_max
+    if current + more > limit:
+        raise shard_limit(place[0] or call.account, place[1] or call.region, current, limit, more)
 
 
 def shard_index(raw: str, name: str, account: str) -> int:

@@ -18,16 +18,19 @@ def seconds(at_ms: int) -> float | int:
 
 def stream_shape(call: Call, stream: Stream) -> dict[str, Any]:
     """What DescribeStream and DescribeStreamSummary have in common."""
-    return {
+    shape = {
         "StreamName": stream.name,
-        "StreamARN": arn(call, stream.name),
+        "StreamARN": arn(call, stream),
         "StreamStatus": stream.status,
         "StreamModeDetails": {"StreamMode": stream.mode},
         "RetentionPeriodHours": stream.retention_hours,
         "StreamCreationTimestamp": stream.created_ms // 1000,
-        "EnhancedMonitoring": [{"ShardLevelMetrics": []}],
-        "EncryptionType": "NONE",
+        "EnhancedMonitoring": [{"ShardLevelMetrics": stream.metrics}],
+        "EncryptionType": "KMS" if stream.key_id else "NONE",
     }
+    if stream.key_id:
+        shape["KeyId"] = stream.key_id
+    return shape
 
 
 def shard_shape(shard: Shard) -> dict[str, Any]:
@@ -47,7 +50,7 @@ def shard_shape(shard: Shard) -> dict[str, Any]:
 
 def visible_shards(stream: Stream, now_ms: int) -> list[Shard]:
     """The shards that listings show, in id order: none before the stream was ACTIVE, none that expired."""
-    if stream.status == "CREATING":
+    if not stream.has_shards:
         return []
     stream.expire(now_ms)
     return list(stream.shards.values())

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
+from typing import Annotated, Final
+
+import msgspec
+
 from streamlet.broker.errors import ApiError, invalid_argument, validation
-from streamlet.broker.schema import blob_size
+from streamlet.broker.schema import HASH_KEY, ITEMS_MAX, NAME, STREAM_ARN, STREAM_ID, blob_size
 from streamlet.model.shard import HASH_KEY_MAX
 
-__all__ = ["check_hash_key", "checked_size", "too_large"]
+__all__ = [
+    "DATA_BYTES_MAX",
+    "ENCRYPTED",
+    "Arn",
+    "Data",
+    "HashKey",
+    "Name",
+    "PartitionKey",
+    "StreamId",
+    "check_hash_key",
+    "record_size",
+    "too_large",
+]
+
+DATA_BYTES_MAX: Final = 10_485_760
+
+# Types with the model's limits, for typed decodes.
+Data = Annotated[str, msgspec.Meta(max_length=(DATA_BYTES_MAX + 2) // 3 * 4)]
+PartitionKey = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+HashKey = Annotated[str, msgspec.Meta(pattern=rf"\A(?:{HASH_KEY})\Z".replace(r"\d", "[0-9]"))]
+Name = Annotated[str, msgspec.Meta(max_length=128, pattern=rf"\A{NAME}\Z")]
+Arn = Annotated[str, msgspec.Meta(max_length=2048, pattern=rf"\A{STREAM_ARN}\Z".replace(r"\d", "[0-9]"))]
+StreamId = Annotated[str, msgspec.Meta(max_length=24, pattern=rf"\A{STREAM_ID}\Z")]
+
+ENCRYPTED: Final = ',"EncryptionType":"KMS"'
+"""What an encrypted stream adds to each record that it keeps, and to the answer of PutRecords, as JSON."""
 
 
 def check_hash_key(raw: str | None) -> None:
@@ -15,14 +46,12 @@ def check_hash_key(raw: str | None) -> None:
         raise invalid_argument(f"Invalid ExplicitHashKey. ExplicitHashKey must be in the range: [0, 2^128-1]. Specified value was {raw}")
 
 
-def checked_size(data: str, key: str, bytes_max: int, path: str) -> int:
-    """Bytes of data and partition key together. Raises ValidationException where the stream takes less."""
-    size = blob_size(data) + (len(key) if key.isascii() else len(key.encode()))
-    if size > bytes_max:
-        raise too_large(path, bytes_max)
-    return size
+def record_size(data: str, key: str) -> int:
+    """Bytes of data and partition key together."""
+    return blob_size(data) + (len(key) if key.isascii() else len(key.encode()))
 
 
-def too_large(path: str, bytes_max: int) -> ApiError:
-    """The record does not fit. The limit is the stream's own, so this cannot be seen before the stream is known."""
-    return validation([f"Value at '{path}' failed to satisfy constraint: Member must have length less than or equal to {bytes_max}"])
+def too_large(paths: Iterable[str], bytes_max: int) -> ApiError:
+    """Records do not fit. The limit is the stream's own, so this cannot be seen before the stream is known."""
+    limit = f"failed to satisfy constraint: Member must have length less than or equal to {bytes_max}"
+    return validation([f"Value at '{path}' {limit}" for path in islice(paths, ITEMS_MAX)])

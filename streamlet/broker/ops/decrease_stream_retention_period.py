@@ -9,24 +9,14 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamlet.broker.errors import invalid_argument
 from streamlet.broker.ops._base import Call, Operation
-from streamlet.broker.ops._retention import MEMBERS, RetentionRequest, checked_stream
+from streamlet.broker.ops._retention import MEMBERS, RetentionRequest, set_retention
 
 __all__ = ["OPERATION"]
 
 
 def _run(call: Call, request: RetentionRequest) -> None:
-    stream, hours = checked_stream(call, request), request.retention_period_hours
-    if hours > stream.retention_hours:
-        raise invalid_argument(
-            f"Requested retention period ({hours} hours) for stream {stream.name} can not be longer than "
-            f"existing retention period ({stream.retention_hours} hours). Use IncreaseRetentionPeriod API."
-        )
-    # What has expired under the old period is gone before the new one counts.
-    stream.expire(call.now_ms)
-    stream.retention_hours = hours
-    stream.expire(call.now_ms)
+    set_retention(call, request, longer=False)
 
 
 OPERATION: Final = Operation("DecreaseStreamRetentionPeriod", MEMBERS, RetentionRequest, _run)

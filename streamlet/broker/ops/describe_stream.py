@@ -28,7 +28,7 @@ _MEMBERS: Final = (Member("Limit", "integer", low=1, high=10_000), shard_id("Exc
 
 
 def _run(call: Call, request: _Request) -> dict[str, Any]:
-    stream = known_stream(call, target(request))
+    stream = known_stream(call, target(call, request))
     shards = [shard for shard in visible_shards(stream, call.now_ms) if shard.id > request.exclusive_start_shard_id]
     page = shards[: min(request.limit, DESCRIBE_SHARDS_MAX)]
     description = stream_shape(call, stream)

@@ -18,10 +18,11 @@ from typing import Any, Final
 import msgspec
 
 from streamlet.broker.errors import ApiError, invalid_argument, shard_not_there
+from streamlet.broker.faults import DuplicateRead, EmptyRead, ExpiredIterator, Where
 from streamlet.broker.limits import ITERATOR_LIFE_MS, READ_BYTES_MAX, READ_RECORDS_MAX
-from streamlet.broker.ops._base import Call, Encoded, Operation, StreamRequest, dry_run
-from streamlet.broker.schema import Member, stream_arn
-from streamlet.broker.shard import Shard, shard_name
+from streamlet.broker.ops._base import Call, Encoded, Operation, StreamRequest, arn_target, dry_run
+from streamlet.broker.schema import Member, blob_size, stream_arn
+from streamlet.broker.shard import Read, Shard, shard_name
 from streamlet.broker.tokens import IteratorToken, open_iterator, seal_iterator
 
 __all__ = ["OPERATION"]
@@ -46,23 +47,68 @@ def _run(call: Call, request: _Request) -> Encoded:
     now_ms = call.now_ms
     if now_ms - token.created_ms > ITERATOR_LIFE_MS or token.serial < call.state.iterators_void_before:
         raise _expired(token.created_ms, now_ms)
-    stream = call.state.find(token.stream, now_ms)
+    if call.faults.active:
+        where = Where("GetRecords", token.stream, frozenset({token.shard_index}))
+        if call.faults.take(ExpiredIterator, where) is not None:
+            raise _expired(token.created_ms, now_ms)
+    if not call.owner and token.region not in {"", call.region}:
+        raise invalid_argument("Invalid ShardIterator.")
+    stream = call.state.find(token.account, token.region, token.stream, now_ms)
     shard = None if stream is None else stream.shards.get(token.shard_index)
     if stream is None or shard is None:
-        raise shard_not_there(shard_name(token.shard_index), token.stream, call.account)
-    if stream.incarnation != token.incarnation:
+        raise shard_not_there(shard_name(token.shard_index), token.stream, token.account or call.account)
+    if stream.identity != token.identity:
         raise invalid_argument("Invalid ShardIterator.")
+    if request.stream_arn is not None and arn_target(request.stream_arn).name != stream.name:
+        raise invalid_argument(f"StreamARN {request.stream_arn} does not name the stream of the ShardIterator.")
     if request.dry_run:
         raise dry_run()
+    quotas = call.state.quotas
+    if quotas is not None:
+        quotas.read(stream, shard.index, now_ms, call.account)
     shard.trim(stream.horizon_ms(now_ms))
     read = shard.read(token.position, request.limit, READ_BYTES_MAX, now_ms)
+    if call.faults.active:
+        read = _disturbed(call, token, shard, request.limit, read)
+    if quotas is not None:
+        quotas.was_read(stream, shard.index, _bytes_of(read.fragments), now_ms)
     if read.at_end:
         children = b",".join(msgspec.json.encode(_child(child)) for child in shard.children)
         head = b'{"ChildShards":[%b],"MillisBehindLatest":0,"Records":[' % children
     else:
-        following = IteratorToken(now_ms, token.incarnation, call.state.next_serial(), read.position, shard.index, token.stream)
+        following = token._replace(created_ms=now_ms, serial=call.state.next_serial(), position=read.position)
         head = b'{"MillisBehindLatest":%d,"NextShardIterator":"%b","Records":[' % (read.behind_ms, seal_iterator(following).encode())
-    return head, b",".join(read.fragments), b"]}"
+    return head, read.joined, b"]}"
+
+
+def _disturbed(call: Call, token: IteratorToken, shard: Shard, limit: int, read: Read) -> Read:
+    """What is read while faults are armed. Each waits for a read that it would change."""
+    if not read.fragments:
+        return read
+    where = Where("GetRecords", token.stream, frozenset({shard.index}))
+    if call.faults.take(EmptyRead, where) is not None:
+        return shard.read(token.position, 0, READ_BYTES_MAX, call.now_ms)
+    # A read that only repeated would never get on: at least one record of the answer is new.
+    before = min(token.position - 1 - shard.trimmed, limit - 1)
+    repeat = call.faults.take(DuplicateRead, where) if before > 0 else None
+    if repeat is None:
+        return read
+    again = shard.read(token.position - min(repeat.back, before), limit, READ_BYTES_MAX, call.now_ms)
+    return again if again.position > token.position else read
+
+
+class _Stored(msgspec.Struct):
+    Data: str
+    PartitionKey: str
+
+
+_stored: Final = msgspec.json.Decoder(_Stored)
+
+
+def _bytes_of(fragments: list[bytes]) -> int:
+    """Data and partition keys, as quotas count them."""
+    records = map(_stored.decode, fragments)
+    return sum(blob_size(record.Data) + len(record.PartitionKey.encode()) for record in records)
 
 
 def _child(shard: Shard) -> dict[str, Any]:

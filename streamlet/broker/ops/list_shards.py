@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
+
 from streamlet.broker.errors import invalid_argument, stream_not_found
 from streamlet.broker.limits import LIST_SHARDS_MAX
 from streamlet.broker.ops._base import Call, Operation, Request, StreamRequest, known_stream, target
@@ -45,7 +47,7 @@ class _Request(StreamRequest, kw_only=True, gc=False):
 _MEMBERS: Final = (
     Member("MaxResults", "integer", low=1, high=10_000),
     shard_id("ExclusiveStartShardId"),
-    stream_name(),
+    stream_name()._replace(unless=""),  # NextToken may stand for it, and both missing is refused in other words
     Member("NextToken", "string", low=1, high=1_048_576),
     Member("StreamCreationTimestamp", "timestamp"),
     Member(
@@ -59,16 +61,14 @@ _MEMBERS: Final = (
 
 def _run(call: Call, request: _Request) -> dict[str, Any]:
     token = _first_page(call, request) if request.next_token is None else _next_page(call, request, request.next_token)
-    stream = known_stream(call, token.stream)
-    if token.incarnation != stream.incarnation:
-        raise stream_not_found(token.stream, call.account)
+    stream = call.state.find(token.account, token.region, token.stream, call.now_ms)
+    if stream is None or token.identity != stream.identity:
+        raise stream_not_found(token.stream, token.account or call.account)
     shards = [shard for shard in _filtered(stream, token, call.now_ms) if shard.id > token.after]
     page = shards[: min(request.max_results, LIST_SHARDS_MAX)]
     answer: dict[str, Any] = {"Shards": [shard_shape(shard) for shard in page]}
     if len(shards) > len(page):
-        answer["NextToken"] = seal_page(
-            PageToken("ListShards", call.now_ms, page[-1].id, stream.name, stream.incarnation, token.filter_type, token.filter_value)
-        )
+        answer["NextToken"] = seal_page(msgspec.structs.replace(token, created_ms=call.now_ms, after=page[-1].id))
     return answer
 
 
@@ -83,19 +83,33 @@ def _next_page(call: Call, request: _Request, text: str) -> PageToken:
     for name, value in exclusive.items():
         if value is not None:
             raise invalid_argument(f"NextToken and {name} cannot be provided together.")
-    return open_page(text, "ListShards", call.now_ms)
+    token = open_page(text, "ListShards", call.now_ms)
+    if not call.owner and token.region not in {"", call.region}:
+        raise invalid_argument("Invalid NextToken.")
+    return token
 
 
 def _first_page(call: Call, request: _Request) -> PageToken:
     if request.stream_name is None and request.stream_arn is None:
         raise invalid_argument("Either NextToken or StreamName should be provided.")
-    stream = known_stream(call, target(request))
+    meant = target(call, request)
+    stream = known_stream(call, meant)
     created = request.stream_creation_timestamp
     if created is not None and int(created) != stream.created_ms // 1000:
         # It tells a stream from an earlier one of the same name; whole seconds are what descriptions say.
-        raise stream_not_found(stream.name, call.account)
+        raise stream_not_found(meant.name, meant.account)
     kind, value = _filter(request.shard_filter)
-    return PageToken("ListShards", call.now_ms, request.exclusive_start_shard_id or "", stream.name, stream.incarnation, kind, value)
+    return PageToken(
+        "ListShards",
+        call.now_ms,
+        after=request.exclusive_start_shard_id or "",
+        stream=stream.name,
+        account=stream.account,
+        region=stream.region,
+        identity=stream.identity,
+        filter_type=kind,
+        filter_value=value,
+    )
 
 
 def _filter(shard_filter: _Filter | None) -> tuple[str, str]:

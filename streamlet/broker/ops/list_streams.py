@@ -4,6 +4,7 @@ Rules and oddities:
 - Names sorted; ExclusiveStartStreamName is exclusive and needs not exist.
 - StreamSummaries stand beside StreamNames; NextToken only when there are more.
 - Streams that are being made or deleted are listed too.
+- The caller's own streams of this region and the shared ones; the broker's owner sees those of all.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def _run(call: Call, request: _Request) -> dict[str, Any]:
     after = request.exclusive_start_stream_name
     if request.next_token is not None:
         after = open_page(request.next_token, "ListStreams", call.now_ms).after
-    found = [call.state.find(name, call.now_ms) for name in sorted(call.state.streams) if name > after]
-    streams = [stream for stream in found if stream is not None]
+    every = call.state.all_streams(call.now_ms) if call.owner else call.state.streams_of(call.account, call.region, call.now_ms)
+    streams = sorted((stream for stream in every if stream.name > after), key=lambda stream: stream.name)
     page = streams[: min(request.limit, LIST_STREAMS_DEFAULT)]
     answer: dict[str, Any] = {
         "HasMoreStreams": len(streams) > len(page),
@@ -44,7 +45,7 @@ def _run(call: Call, request: _Request) -> dict[str, Any]:
         "StreamSummaries": [
             {
                 "StreamName": stream.name,
-                "StreamARN": arn(call, stream.name),
+                "StreamARN": arn(call, stream),
                 "StreamStatus": stream.status,
                 "StreamModeDetails": {"StreamMode": stream.mode},
                 "StreamCreationTimestamp": stream.created_ms // 1000,

@@ -29,7 +29,7 @@ _MEMBERS: Final = (
 
 
 def _run(call: Call, request: _Request) -> dict[str, Any]:
-    stream = known_stream(call, target(request))
+    stream = known_stream(call, target(call, request))
     keys = sorted(key for key in stream.tags if key > request.exclusive_start_tag_key)
     page = keys[: request.limit]
     return {"Tags": [{"Key": key, "Value": stream.tags[key]} for key in page], "HasMoreTags": len(keys) > len(page)}

@@ -32,9 +32,10 @@ _MEMBERS: Final = (
 
 
 def _run(call: Call, request: _Request) -> None:
-    account, name = call.account, target(request)
+    meant = target(call, request)
+    account, name = meant.account, meant.name
     indexes = [shard_index(raw, name, account) for raw in (request.shard_to_merge, request.adjacent_shard_to_merge)]
-    stream = known_stream(call, name)
+    stream = known_stream(call, meant)
     if stream.status != "ACTIVE":
         raise not_active(name, account, stream.status)
     lower, upper = (find_shard(stream, index, account) for index in indexes)

@@ -1,60 +1,100 @@
 """PutRecord: how is one record stored?
 
 Rules and oddities:
-- Order: stream and status -> ExplicitHashKey -> SequenceNumberForOrdering -> size.
+- Order: stream and status -> PartitionKey -> ExplicitHashKey -> SequenceNumberForOrdering -> size.
 - SequenceNumberForOrdering must parse, and its put time must not lie in the future; shard and stream are not compared.
   Numbers here increase per shard anyway, so it has no further effect.
 - Right after a reshard the children's numbers are a second ahead of the clock: "the future" starts behind the newest
   second that this stream has given out.
 - Data and partition key together may not be larger than the stream's record size; the text is the one for Data.
-- No EncryptionType: the stream is not encrypted.
+- EncryptionType only where the stream is encrypted.
+- PartitionKey may be missing where the stream distributes by itself; elsewhere that is seen once the stream is known.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Final
+
+import msgspec
 
 from streamlet.broker import sequence
-from streamlet.broker.errors import invalid_argument
-from streamlet.broker.ops._base import Call, Operation, StreamRequest, active_stream, dry_run, target
-from streamlet.broker.ops._put import check_hash_key, checked_size
-from streamlet.broker.schema import HASH_KEY, SEQUENCE, Member, stream_arn, stream_name
+from streamlet.broker.errors import ApiError, invalid_argument, null_member
+from streamlet.broker.faults import DuplicatePut, Where
+from streamlet.broker.ops._base import Call, Encoded, Operation, StreamRequest, active_stream, dry_run, target
+from streamlet.broker.ops._put import (
+    DATA_BYTES_MAX,
+    ENCRYPTED,
+    Arn,
+    Data,
+    HashKey,
+    Name,
+    PartitionKey,
+    StreamId,
+    check_hash_key,
+    record_size,
+    too_large,
+)
+from streamlet.broker.quotas import throttle_text
+from streamlet.broker.schema import HASH_KEY, SEQUENCE, Member, is_blob, stream_arn, stream_name
 from streamlet.broker.stream import Stream
 
 __all__ = ["OPERATION"]
 
 
 class _Request(StreamRequest, kw_only=True, gc=False):
-    data: str
-    partition_key: str
-    explicit_hash_key: str | None = None
-    sequence_number_for_ordering: str | None = None
+    data: Data
+    partition_key: PartitionKey = ""
+    explicit_hash_key: HashKey | None = None
+    sequence_number_for_ordering: Annotated[str, msgspec.Meta(pattern=rf"\A(?:{SEQUENCE})\Z".replace(r"\d", "[0-9]"))] | None = None
+    stream_name: Name | None = None
+    stream_arn: Arn | None = None
+    stream_id: StreamId | None = None
     dry_run: bool | None = None
 
 
 _MEMBERS: Final = (
     Member("SequenceNumberForOrdering", "string", pattern=SEQUENCE),
-    Member("PartitionKey", "string", required=True, low=1, high=256),
+    Member("PartitionKey", "string", low=1, high=256),
     Member("ExplicitHashKey", "string", pattern=HASH_KEY),
-    Member("Data", "blob", required=True, low=0, high=10_485_760, hidden=True),
+    Member("Data", "blob", required=True, low=0, high=DATA_BYTES_MAX, hidden=True),
     stream_name(),
     stream_arn(),
     Member("DryRun", "boolean"),
 )
 
 
-def _run(call: Call, request: _Request) -> dict[str, Any]:
-    stream = active_stream(call, target(request))
+_decoder: Final = msgspec.json.Decoder(_Request)
+
+
+def _decode(body: bytes) -> _Request | None:
+    request = _decoder.decode(body)
+    return request if is_blob(request.data) else None
+
+
+def _run(call: Call, request: _Request) -> Encoded:
+    stream = active_stream(call, target(call, request))
+    if not request.partition_key and stream.distribution != "AUTO":
+        raise null_member("partitionKey")
     check_hash_key(request.explicit_hash_key)
     if request.sequence_number_for_ordering is not None:
         _check_ordering(call, stream, request.sequence_number_for_ordering)
-    size = checked_size(request.data, request.partition_key, stream.record_bytes_max, "data")
+    size = record_size(request.data, request.partition_key)
+    if size > stream.record_bytes_max:
+        raise too_large(["data"], stream.record_bytes_max)
     if request.dry_run:
         raise dry_run()
-    shard = stream.route(request.partition_key, request.explicit_hash_key)
+    route = stream.route if stream.distribution != "AUTO" else stream.next_in_turn
+    shard = route(request.partition_key, request.explicit_hash_key)
+    quotas = call.state.quotas
+    if quotas is not None and not quotas.put(stream, shard.index, size, call.now_ms):
+        text = throttle_text("PutRecord", call.account, stream.name, shard.index)
+        raise ApiError("ProvisionedThroughputExceededException", text)
+    tail = ENCRYPTED if stream.key_id else ""
     shard.trim(stream.horizon_ms(call.now_ms))
-    number = shard.append(request.data, request.partition_key, size, call.now_ms)
-    return {"ShardId": shard.id, "SequenceNumber": number}
+    number = shard.append(request.data, request.partition_key, size, call.now_ms, tail)
+    if call.faults.active and call.faults.take(DuplicatePut, Where("PutRecord", stream.name, frozenset({shard.index}))) is not None:
+        shard.append(request.data, request.partition_key, size, call.now_ms, tail)
+    return (f'{{"SequenceNumber":"{number}","ShardId":"{shard.id}"{tail}}}'.encode(),)
 
 
 def _check_ordering(call: Call, stream: Stream, raw: str) -> None:
@@ -65,4 +105,4 @@ def _check_ordering(call: Call, stream: Stream, raw: str) -> None:
         )
 
 
-OPERATION: Final = Operation("PutRecord", _MEMBERS, _Request, _run)
+OPERATION: Final = Operation("PutRecord", _MEMBERS, _Request, _run, _decode)

@@ -15,28 +15,42 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from streamlet.broker.errors import invalid_argument
+from streamlet.broker.errors import invalid_argument, null_member
+from streamlet.broker.faults import DuplicatePut, RecordError, Where
 from streamlet.broker.limits import PUT_BYTES_MAX
 from streamlet.broker.ops._base import Call, Encoded, Operation, Request, StreamRequest, active_stream, dry_run, target
-from streamlet.broker.ops._put import check_hash_key, checked_size
-from streamlet.broker.schema import HASH_KEY, NAME, STREAM_ARN, Member, are_blobs, stream_arn, stream_name
+from streamlet.broker.ops._put import (
+    DATA_BYTES_MAX,
+    ENCRYPTED,
+    Arn,
+    Data,
+    HashKey,
+    Name,
+    PartitionKey,
+    StreamId,
+    check_hash_key,
+    record_size,
+    too_large,
+)
+from streamlet.broker.quotas import throttle_text
+from streamlet.broker.schema import HASH_KEY, ITEMS_MAX, Member, are_blobs, stream_arn, stream_name
 from streamlet.broker.shard import Shard
+from streamlet.broker.stream import Stream
 
 __all__ = ["OPERATION"]
 
-_DATA_BYTES_MAX: Final = 10_485_760
-
 
 class _Entry(Request, kw_only=True, gc=False):
-    data: Annotated[str, msgspec.Meta(max_length=(_DATA_BYTES_MAX + 2) // 3 * 4)]
-    partition_key: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-    explicit_hash_key: Annotated[str, msgspec.Meta(pattern=rf"\A(?:{HASH_KEY})\Z".replace(r"\d", "[0-9]"))] | None = None
+    data: Data
+    partition_key: PartitionKey = ""
+    explicit_hash_key: HashKey | None = None
 
 
 class _Request(StreamRequest, kw_only=True, gc=False):
     records: Annotated[list[_Entry], msgspec.Meta(min_length=1, max_length=500)]
-    stream_name: Annotated[str, msgspec.Meta(max_length=128, pattern=rf"\A{NAME}\Z")] | None = None
-    stream_arn: Annotated[str, msgspec.Meta(max_length=2048, pattern=rf"\A{STREAM_ARN}\Z".replace(r"\d", "[0-9]"))] | None = None
+    stream_name: Name | None = None
+    stream_arn: Arn | None = None
+    stream_id: StreamId | None = None
     dry_run: bool | None = None
 
 
@@ -49,9 +63,9 @@ _MEMBERS: Final = (
         high=500,
         hidden=True,
         members=(
-            Member("PartitionKey", "string", required=True, low=1, high=256),
+            Member("PartitionKey", "string", low=1, high=256),
             Member("ExplicitHashKey", "string", pattern=HASH_KEY),
-            Member("Data", "blob", required=True, low=0, high=_DATA_BYTES_MAX, hidden=True),
+            Member("Data", "blob", required=True, low=0, high=DATA_BYTES_MAX, hidden=True),
         ),
     ),
     stream_name(),
@@ -67,44 +81,66 @@ def _decode(body: bytes) -> _Request | None:
 
 
 def _run(call: Call, request: _Request) -> Encoded | dict[str, Any]:
-    stream = active_stream(call, target(request))
+    stream = active_stream(call, target(call, request))
     records = request.records
+    own_keys = stream.distribution != "AUTO"
+    hashes = []
     for entry in records:
+        if not entry.partition_key and own_keys:
+            keyless = [f"records.{index}.member.partitionKey" for index, entry in enumerate(records, 1) if not entry.partition_key]
+            raise null_member(*keyless[:ITEMS_MAX])
         if entry.explicit_hash_key is not None:
-            check_hash_key(entry.explicit_hash_key)
+            hashes.append(entry.explicit_hash_key)
+    for raw in hashes:
+        check_hash_key(raw)
+    sizes = [record_size(entry.data, entry.partition_key) for entry in records]
     bytes_max = stream.record_bytes_max
-    sizes = [
-        checked_size(entry.data, entry.partition_key, bytes_max, f"records.{index}.member.data") for index, entry in enumerate(records, 1)
-    ]
+    if max(sizes) > bytes_max:
+        raise too_large((f"records.{index}.member.data" for index, size in enumerate(sizes, 1) if size > bytes_max), bytes_max)
     if sum(sizes) > PUT_BYTES_MAX:
         raise invalid_argument("Records size exceeds 10 MB limit")
     if request.dry_run:
         raise dry_run()
-    failing = call.faults.take_failing(len(records))
+    route = stream.route if own_keys else stream.next_in_turn
+    shards = [route(entry.partition_key, entry.explicit_hash_key) for entry in records]
+    failing = _failing(call, stream, shards, sizes) if call.faults.active or call.state.quotas is not None else {}
     # Group by shard, so that what a shard does once per call it does once; then tell the numbers in request order.
-    route = stream.route
     groups: dict[Shard, tuple[list[int], list[tuple[str, str, int]]]] = {shard: ([], []) for shard in stream.open}
     answers = [""] * len(records)
-    for index, (entry, size) in enumerate(zip(records, sizes, strict=True)):
-        key = entry.partition_key
-        shard = route(key, entry.explicit_hash_key)
+    for index, (entry, shard, size) in enumerate(zip(records, shards, sizes, strict=True)):
         if index in failing:
-            answers[index] = (
-                '{"ErrorCode":"ProvisionedThroughputExceededException","ErrorMessage":'
-                f'"Rate exceeded for shard {shard.id} in stream {stream.name} under account {call.account}."}}'
-            )
+            code = failing[index]
+            rate = code == "ProvisionedThroughputExceededException"
+            text = throttle_text("PutRecords", call.account, stream.name, shard.index) if rate else "Internal Service Failure"
+            answers[index] = f'{{"ErrorCode":"{code}","ErrorMessage":"{text}"}}'
             continue
         indices, group = groups[shard]
         indices.append(index)
-        group.append((entry.data, key, size))
+        group.append((entry.data, entry.partition_key, size))
+    tail = ENCRYPTED if stream.key_id else ""
     horizon_ms = stream.horizon_ms(call.now_ms)
+    filled = frozenset(shard.index for shard, (_, group) in groups.items() if group) if call.faults.active else frozenset()
+    twice = bool(filled) and call.faults.take(DuplicatePut, Where("PutRecords", stream.name, filled)) is not None
     for shard, (indices, group) in groups.items():
         if not group:
             continue
         shard.trim(horizon_ms)
-        for index, number in zip(indices, shard.extend(group, call.now_ms), strict=True):
+        for index, number in zip(indices, shard.extend(group, call.now_ms, tail), strict=True):
             answers[index] = f'{{"SequenceNumber":"{number}","ShardId":"{shard.id}"}}'
-    return (f'{{"FailedRecordCount":{len(failing)},"Records":[{",".join(answers)}]}}'.encode(),)
+        if twice:
+            shard.extend(group, call.now_ms, tail)
+    return (f'{{"FailedRecordCount":{len(failing)},"Records":[{",".join(answers)}]{tail}}}'.encode(),)
+
+
+def _failing(call: Call, stream: Stream, shards: list[Shard], sizes: list[int]) -> dict[int, RecordError]:
+    """The records that are not taken in, by index: those that a fault has chosen, and those that come too fast."""
+    routes = [shard.index for shard in shards]
+    failing = call.faults.take_failing(stream.name, routes) if call.faults.active else {}
+    if call.state.quotas is not None:
+        left = [index for index in range(len(routes)) if index not in failing]
+        refused = call.state.quotas.refused(stream, [routes[index] for index in left], [sizes[index] for index in left], call.now_ms)
+        failing |= {left[place]: "ProvisionedThroughputExceededException" for place in refused}
+    return failing
 
 
 OPERATION: Final = Operation("PutRecords", _MEMBERS, _Request, _run, _decode)

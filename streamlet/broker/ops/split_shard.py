@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamlet.broker.errors import already_resharded, invalid_argument, not_active, shard_limit
-from streamlet.broker.ops._base import Call, Operation, StreamRequest, find_shard, known_stream, shard_index, target
+from streamlet.broker.errors import already_resharded, invalid_argument, not_active
+from streamlet.broker.ops._base import Call, Operation, StreamRequest, check_shard_limit, find_shard, known_stream, shard_index, target
 from streamlet.broker.schema import HASH_KEY, Member, shard_id, stream_arn, stream_name
 
 __all__ = ["OPERATION"]
@@ -33,16 +33,16 @@ _MEMBERS: Final = (
 
 
 def _run(call: Call, request: _Request) -> None:
-    state, account, name = call.state, call.account, target(request)
+    meant = target(call, request)
+    account, name = meant.account, meant.name
     index = shard_index(request.shard_to_split, name, account)
-    stream = known_stream(call, name)
+    stream = known_stream(call, meant)
     if stream.status != "ACTIVE":
         raise not_active(name, account, stream.status)
     shard = find_shard(stream, index, account)
     if not shard.is_open:
         raise already_resharded(shard.id, name, account)
-    if state.open_shards + 1 > state.shards_max:
-        raise shard_limit(account, call.region, state.open_shards, state.shards_max, 1)
+    check_shard_limit(call, (stream.account, stream.region), 1)
     start = int(request.new_starting_hash_key)
     if not shard.start + 2 <= start <= shard.end - 1:
         raise invalid_argument(
@@ -50,7 +50,7 @@ def _run(call: Call, request: _Request) -> None:
             f"is not both greater than one plus the shard's StartingHashKey {shard.start} "
             f"and less than the shard's EndingHashKey {shard.end}."
         )
-    state.change(stream, call.now_ms, lambda now_ms: stream.split(shard, start, now_ms))
+    call.state.change(stream, call.now_ms, lambda now_ms: stream.split(shard, start, now_ms))
 
 
 OPERATION: Final = Operation("SplitShard", _MEMBERS, _Request, _run)

@@ -3,7 +3,7 @@
 Rules and oddities:
 - Splits at every boundary that is missing, then merges across every one that is too many, so that lineage is as for
   single reshards; a shard may pass through intermediate shards that never take a record, as on AWS.
-- Target between half and double the current number, rounded outwards; the wording of that refusal is ours.
+- Target between half and double the current number, rounded outwards, and at most 10,000; the wording of that refusal is ours.
 - The limit of ten calls per day is not enforced.
 """
 
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from streamlet.broker.errors import ApiError, not_active, shard_limit
-from streamlet.broker.ops._base import Call, Operation, StreamRequest, arn, known_stream, target
+from streamlet.broker.errors import ApiError, not_active
+from streamlet.broker.limits import SCALED_SHARDS_MAX
+from streamlet.broker.ops._base import Call, Operation, StreamRequest, arn, check_shard_limit, known_stream, target
 from streamlet.broker.schema import Member, stream_arn, stream_name
 
 __all__ = ["OPERATION"]
@@ -31,8 +32,8 @@ _MEMBERS: Final = (
 
 
 def _run(call: Call, request: _Request) -> dict[str, Any]:
-    state, account = call.state, call.account
-    stream = known_stream(call, target(request))
+    meant = target(call, request)
+    stream, account = known_stream(call, meant), meant.account
     if stream.status != "ACTIVE":
         raise not_active(stream.name, account, stream.status)
     if stream.mode != "PROVISIONED":
@@ -44,14 +45,19 @@ def _run(call: Call, request: _Request) -> dict[str, Any]:
             f"UpdateShardCount cannot take stream {stream.name} under account {account} from {current} to {count} shards: "
             "the target must be at least half and at most double the current open shard count.",
         )
-    if state.open_shards - current + count > state.shards_max:
-        raise shard_limit(account, call.region, state.open_shards, state.shards_max, count - current)
-    state.change(stream, call.now_ms, lambda now_ms: stream.rescale(count, now_ms))
+    if count > SCALED_SHARDS_MAX:
+        raise ApiError(
+            "LimitExceededException",
+            f"UpdateShardCount cannot take stream {stream.name} under account {account} to {count} shards: "
+            f"the target must be at most {SCALED_SHARDS_MAX}.",
+        )
+    check_shard_limit(call, (stream.account, stream.region), count - current)
+    call.state.change(stream, call.now_ms, lambda now_ms: stream.rescale(count, now_ms))
     return {
         "StreamName": stream.name,
         "CurrentShardCount": current,
         "TargetShardCount": count,
-        "StreamARN": arn(call, stream.name),
+        "StreamARN": arn(call, stream),
     }
 
 

@@ -311,20 +311,6 @@ def test_tags(world: InlineBroker) -> None:
     assert len(world.ask("ListTagsForStream", StreamName="s")["Tags"]) == 2
 
 
-def test_every_operation_of_the_model_is_here_or_listed_as_unsupported() -> None:
-    model = botocore.session.get_session().get_service_model("kinesis")
-    from pathlib import Path
-
-    import streamlet.broker.ops as package
-
-    text = (Path(package.__file__).parent / "UNSUPPORTED.md").read_text()
-    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")][1:]
-    unsupported = {name.strip() for row in rows for name in row[1].split(",")}
-    assert all(row[2].strip() for row in rows)
-    assert not unsupported & OPERATIONS.keys()
-    assert set(model.operation_names) <= unsupported | OPERATIONS.keys()
-
-
 def test_the_members_of_every_operation_are_those_of_the_model() -> None:
     """Names, kinds and bounds, except where the notes say otherwise."""
     model = botocore.session.get_session().get_service_model("kinesis")

@@ -267,7 +267,7 @@ def test_after_any_reshards_the_open_shards_tile_the_ring_and_nothing_is_lost(se
         key = f"key{step}"
         expected.add(key)
         put = world.put(key, key=key)[0]
-        stream = world.state.streams["s"]
+        stream = world.stream()
         opened = stream.open
         home = next(shard for shard in opened if shard.id == put["ShardId"])
         assert home.start <= hash_of(key) <= home.end
@@ -281,8 +281,8 @@ def test_after_any_reshards_the_open_shards_tile_the_ring_and_nothing_is_lost(se
         elif action < 0.7:
             count = rng.randint((len(opened) + 1) // 2, 2 * len(opened))
             world.ask("UpdateShardCount", StreamName="s", TargetShardCount=count, ScalingType="UNIFORM_SCALING")
-            assert len(world.state.streams["s"].open) == count
-        bounds = [(shard.start, shard.end) for shard in world.state.streams["s"].open]
+            assert len(world.stream().open) == count
+        bounds = [(shard.start, shard.end) for shard in world.stream().open]
         assert bounds[0][0] == 0
         assert bounds[-1][1] == TOP
         assert all(a[1] + 1 == b[0] for a, b in pairwise(bounds))
@@ -310,7 +310,7 @@ def test_rescaling_gives_equal_ranges(before: int, after: int) -> None:
     world.ask("CreateStream", StreamName="s", ShardCount=before)
     answer = world.ask("UpdateShardCount", StreamName="s", TargetShardCount=after, ScalingType="UNIFORM_SCALING")
     assert (answer["CurrentShardCount"], answer["TargetShardCount"]) == (before, after)
-    assert [shard.start for shard in world.state.streams["s"].open] == [2**128 // after * index for index in range(after)]
+    assert [shard.start for shard in world.stream().open] == [2**128 // after * index for index in range(after)]
 
 
 def test_rescaling_too_far_is_refused(world: InlineBroker) -> None:

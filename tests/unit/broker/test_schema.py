@@ -94,10 +94,10 @@ def test_an_empty_name_breaks_pattern_and_length() -> None:
 
 
 def test_at_most_ten_items_are_counted() -> None:
-    text = refusal(OPERATIONS["PutRecords"].members, {"Records": [{}] * 6})
+    text = refusal(OPERATIONS["PutRecords"].members, {"Records": [{}] * 11})
     assert "10 validation errors detected" in text
-    assert "'records.5.member.data'" in text
-    assert "records.6" not in text
+    assert "'records.10.member.data'" in text
+    assert "records.11" not in text
 
 
 def test_enum_in_the_services_order() -> None:
