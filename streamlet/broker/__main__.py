@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--admin-host", action="append", default=[], dest="admin_hosts", metavar="NAME", help="a Host that may ask it, besides loopback"
     )
+    parser.add_argument("--data-dir", metavar="DIR", help="keep everything in this directory")
     options = vars(parser.parse_args(arguments))
     try:
         if options["faults"] is not None:

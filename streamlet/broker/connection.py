@@ -143,7 +143,8 @@ class Connection(asyncio.Protocol):
         successor.data_received(data)
 
     def _go_on(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        # While the client does not read, what waited may have come to its end all the same: then resume_writing calls again.
+        if self._transport is not None and not self._transport.is_closing() and not self._paused:
             self._transport.resume_reading()
             self._work()
 

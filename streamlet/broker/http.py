@@ -125,7 +125,7 @@ class RequestReader:
         end = buffer.find(b"\r\n\r\n", max(0, self._searched - 3))
         if end < 0:
             self._searched = len(buffer)
-            if len(buffer) > HEAD_BYTES_MAX:
+            if len(buffer) > HEAD_BYTES_MAX + 3:  # of its end, three bytes may be there
                 raise HttpError(431)
             return None
         if end > HEAD_BYTES_MAX:
@@ -181,7 +181,7 @@ class RequestReader:
 
     def _line(self) -> bytes | None:
         end = self._buffer.find(b"\r\n")
-        if end > _LINE_BYTES_MAX or (end < 0 and len(self._buffer) > _LINE_BYTES_MAX):
+        if end > _LINE_BYTES_MAX or (end < 0 and len(self._buffer) > _LINE_BYTES_MAX + 1):
             raise HttpError(400)
         if end < 0:
             return None

@@ -371,6 +371,8 @@ class Journal:
         for waiting in (group.future, self._gathering.future):
             if waiting is not None and not waiting.done():
                 waiting.set_result(False)
+        # What gathered goes the same way. Reads go on without waiting for it; the control operations in it still show.
+        self._gathering = _Group()
 
     # --- memory and disk ----------------------------------------------------------------------------------------------------
 

@@ -181,6 +181,8 @@ class _Recovery:
             return None
         while index not in stream.shards and stream.settle_next():
             pass
+        # One that has gone by age had successors.
+        assert index in stream.shards or index < max(stream.shards, default=0), f"no shard {index} was ever made"
         return stream.shards.get(index)
 
 

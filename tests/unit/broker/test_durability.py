@@ -186,6 +186,22 @@ def test_an_iterator_outlives_the_broker(opened: Open, folder: Path) -> None:
     assert after.read(latest) == ["b"]
 
 
+def test_records_of_a_shard_that_came_late_are_there(opened: Open, folder: Path) -> None:
+    """The reshard was on its way for half a second; nobody but the put looked before the kill."""
+    world = opened(control_delay_ms=500)
+    world.ask("CreateStream", StreamName="s", ShardCount=1)
+    world.now_s += 1
+    world.put("parent")
+    world.ask("SplitShard", StreamName="s", ShardToSplit="0", NewStartingHashKey=str(2**127))
+    world.now_s += 0.2
+    world.put("parent, still")
+    world.now_s += 1
+    world.put("child")
+    after = opened(copy(folder), now_s=world.now_s)
+    assert dump(after) == dump(world)
+    assert sorted(len(drain(after, index)) for index in after.shards()) == [0, 1, 2]
+
+
 def test_a_limit_that_was_lowered_since_undoes_nothing(opened: Open, folder: Path) -> None:
     opened().ask("CreateStream", StreamName="s", ShardCount=10)
     after = opened(copy(folder), shards_max=2)
