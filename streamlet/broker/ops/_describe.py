@@ -8,12 +8,21 @@ from streamlet.broker.ops._base import Call, arn
 from streamlet.broker.shard import Shard, shard_name
 from streamlet.broker.stream import Stream
 
-__all__ = ["seconds", "shard_shape", "stream_shape", "visible_shards"]
+__all__ = ["milliseconds", "seconds", "shard_shape", "stream_shape", "visible_shards"]
 
 
 def seconds(at_ms: int) -> float | int:
     """A timestamp as JSON carries it: epoch seconds, with a fraction only when there is one."""
     return at_ms // 1000 if at_ms % 1000 == 0 else at_ms / 1000
+
+
+def milliseconds(at_s: float) -> int:
+    """A client's timestamp in epoch ms.
+
+    Cut, not rounded: a client that asks for its own "now", with microseconds, must not come to lie in the future.
+    The microsecond on top makes good for arithmetic on doubles that ended a hair below a whole millisecond.
+    """
+    return int(at_s * 1000 + 0.001)
 
 
 def stream_shape(call: Call, stream: Stream) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Final
 from streamlet.broker import sequence
 from streamlet.broker.errors import ApiError, invalid_argument
 from streamlet.broker.ops._base import Call
+from streamlet.broker.ops._describe import milliseconds
 from streamlet.broker.shard import Shard, shard_name
 
 __all__ = ["TYPES", "position"]
@@ -63,9 +64,7 @@ def _position_at(call: Call, shard: Shard, timestamp: float | None) -> int:
         raise invalid_argument(
             "Must specify timestampInMillis parameter for iterator of type AT_TIMESTAMP. Current request has no timestamp parameter."
         )
-    # Cut, not rounded: a client that asks for its own "now", with microseconds, must not come to lie in the future.
-    # The microsecond on top makes good for arithmetic on doubles that ended a hair below a whole millisecond.
-    timestamp_ms = int(timestamp * 1000 + 0.001)
+    timestamp_ms = milliseconds(timestamp)
     if timestamp_ms > call.now_ms:
         raise invalid_argument(
             "The timestampInMillis parameter cannot be greater than the currentTimestampInMillis. "

@@ -19,7 +19,7 @@ import msgspec
 from streamlet.broker.errors import invalid_argument, stream_not_found
 from streamlet.broker.limits import LIST_SHARDS_MAX
 from streamlet.broker.ops._base import Call, Operation, Request, StreamRequest, known_stream, target
-from streamlet.broker.ops._describe import shard_shape, visible_shards
+from streamlet.broker.ops._describe import milliseconds, shard_shape, visible_shards
 from streamlet.broker.schema import Member, shard_id, stream_arn, stream_name
 from streamlet.broker.shard import Shard
 from streamlet.broker.stream import Stream
@@ -123,7 +123,7 @@ def _filter(shard_filter: _Filter | None) -> tuple[str, str]:
     if kind.endswith("_TIMESTAMP"):
         if shard_filter.timestamp is None:
             raise invalid_argument(f"Timestamp must be provided when ShardFilter type is {kind}.")
-        return kind, str(int(shard_filter.timestamp * 1000))
+        return kind, str(milliseconds(shard_filter.timestamp))
     return kind, ""
 
 
