@@ -89,7 +89,6 @@ THREADS = {
     "clock.py": "the executor port's real pool",
     "engine/leases.py": "renewal must survive a blocked event loop",
     "broker/server.py": "a broker in process, for tests of synchronous clients",
-    "broker/__main__.py": "starts the broker's loop",
     "broker/persist/journal.py": "a sync blocks, and is waited for",
     "runtimes/worker.py": "starts the worker's loop",
     "runtimes/aws_lambda.py": "Lambda calls a plain function; the loop for async handlers is ours",

@@ -1,4 +1,4 @@
-"""A local Kinesis: what does the service do, without the service? In process, in a thread, or as `python -m streamlet.broker`.
+"""A local Kinesis: what does the service do, without the service? In process, in a thread, or as `streamlet broker`.
 
     wire       HTTP request -> operation -> answer; order of checks, authorization, error bodies
     http       where a request ends (a parser that owns no socket)

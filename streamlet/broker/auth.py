@@ -1,6 +1,6 @@
 """Whose call is it? Account and region from the credential scope, once the authorization is complete.
 
-Signatures are not verified.
+Signatures are not verified here (signatures.py does, when asked), but both read the same credential where there are two.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ __all__ = ["DEFAULT_ACCOUNT", "DEFAULT_REGION", "caller"]
 DEFAULT_ACCOUNT: Final = "000000000000"
 DEFAULT_REGION: Final = "us-east-1"
 
-_SCOPE: Final = re.compile(r"Credential=([^/\s,]+)/[^/\s,]*/([^/\s,]+)/")
+# A region is bounded, because it goes into iterators, which are.
+_SCOPE: Final = re.compile(r"Credential=([^/\s,]+)/[^/\s,]*/([^/\s,]{1,64})/")
 # What SDKs send, at one glance: with it nothing below can be missing.
-_CREDENTIAL: Final = re.compile(r"AWS4-HMAC-SHA256 Credential=([^/\s,=]+)/[^/\s,=]+/([^/\s,=]+)/[^\s,=]+")
-_REST: Final = re.compile(r" ?SignedHeaders=[a-z0-9;-]+, ?Signature=[0-9a-f]+")
+_CREDENTIAL: Final = re.compile(r"AWS4-HMAC-SHA256 Credential=([^/\s,=]+)/[^/\s,=]+/([^/\s,=]{1,64})/[^\s,=]+")
+_REST: Final = re.compile(r" ?SignedHeaders=[a-z0-9:;-]+, ?Signature=[0-9a-f]+")
 _CREDENTIAL_PARTS: Final = ("Credential", "Signature", "SignedHeaders")
 _QUERY_PARTS: Final = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature", "X-Amz-SignedHeaders", "X-Amz-Date")
 
@@ -45,15 +46,14 @@ def caller(request: Request) -> tuple[str, str]:
             raise ApiError(
                 "InvalidSignatureException", "Found both 'X-Amz-Algorithm' as a query-string param and 'Authorization' as HTTP header."
             )
-        _check_header(header, request.headers)
-        scope = _SCOPE.search(header)
+        scope = _SCOPE.match(f"Credential={_credential(header, request.headers)}")
     else:
         if not presigned:
             raise ApiError("MissingAuthenticationTokenException", "Missing Authentication Token")
         missing = "".join(f"AWS query-string parameters must include '{part}'. " for part in _QUERY_PARTS if not query.get(part))
         if missing:
             raise ApiError("IncompleteSignatureException", f"{missing}Re-examine the query-string parameters.")
-        scope = _SCOPE.search(f"Credential={query['X-Amz-Credential']}")
+        scope = _SCOPE.match(f"Credential={query['X-Amz-Credential']}")
     if scope is None:
         return DEFAULT_ACCOUNT, DEFAULT_REGION
     return _account(scope[1]), scope[2]
@@ -70,7 +70,7 @@ def _account(key: str) -> str:
     return key if len(key) == 12 and key.isascii() and key.isdigit() else DEFAULT_ACCOUNT
 
 
-def _check_header(header: str, headers: dict[str, str]) -> None:
+def _credential(header: str, headers: dict[str, str]) -> str:
     pieces = re.split(r"[, ]+", header)[1:]
     parts = dict(piece.split("=", 1) for piece in pieces if "=" in piece)
     missing = "".join(f"Authorization header requires '{part}' parameter. " for part in _CREDENTIAL_PARTS if not parts.get(part))
@@ -78,3 +78,4 @@ def _check_header(header: str, headers: dict[str, str]) -> None:
         missing += "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header. "
     if missing:
         raise ApiError("IncompleteSignatureException", f"{missing}Authorization={header}")
+    return parts["Credential"]

@@ -28,7 +28,7 @@ class Block:
         """`ends` count the comma behind each record; `sizes` are running totals; `arrivals` are one, or one per record."""
         self.first = first
         self.before = before
-        self.held = len(text)  # bytes of text
+        self.held = ends[-1] if ends else 0  # bytes of text, commas included: pieces of a block weigh together what it does
         self._text = text
         self._ends = ends
         self._sizes = sizes
@@ -57,19 +57,15 @@ class Block:
         """The shard's bytes of data and keys up to and with the last record."""
         return self.before + (self._sizes[-1] if self._sizes else 0)
 
-    def add(self, texts: Sequence[bytes], sizes: Iterable[int], now_ms: int) -> None:
-        """Take in records, while growing."""
+    def add(self, text: bytes, size: int, now_ms: int) -> None:
+        """Take in a record, while growing."""
         assert self._pieces is not None, "a sealed block takes no more records"
-        self._pieces.extend(texts)
-        end = self._ends[-1] if self._ends else 0
-        total = self._sizes[-1] if self._sizes else 0
-        for text, size in zip(texts, sizes, strict=True):
-            end += len(text) + 1
-            total += size
-            self._ends.append(end)
-            self._sizes.append(total)
-            self._arrivals.append(now_ms)
-        self.held = end
+        self._pieces.append(text)
+        self.held += len(text) + 1
+        self._ends.append(self.held)
+        sizes = self._sizes
+        sizes.append(sizes[-1] + size if sizes else size)
+        self._arrivals.append(now_ms)
 
     def seal(self) -> None:
         """Take no more: one text instead of many."""

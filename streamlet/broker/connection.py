@@ -170,7 +170,7 @@ class Connection(asyncio.Protocol):
         answer = self._front.answer(request)
         if answer.ready is not None or answer.push is not None or answer.delay_s > 0:
             self._waiting = True
-            self._wait(request, answer)
+            self._wait(request._replace(body=b""), answer)  # which would lie in memory as long
         else:
             self._send(transport, request, answer)
 

@@ -80,6 +80,7 @@ StreamError = Literal[
 ]
 
 _OF_SHARDS: Final = frozenset({"PutRecord", "PutRecords", "GetRecords", "GetShardIterator"})
+_CALENDAR_END_S: Final = 253_402_300_800  # the year 10000
 _SPENT_MAX: Final = 1_000  # faults that are used up and still listed
 _SHARD_ID: Final = re.compile(r"shardId-(\d{12})", re.ASCII)
 
@@ -161,7 +162,8 @@ class ResetAfter(CallFault, frozen=True):
 
 
 class ClockJump(CallFault, frozen=True, kw_only=True):
-    """Before the call, the broker's clock moves by `jump_s`: forwards, or backwards where it is negative."""
+    """Before the call, the broker's clock moves by `jump_s`: forwards, or backwards where it is negative. It stays between
+    1970 and the year 9999: a jump beyond strikes and moves nothing."""
 
     jump_s: float
 
@@ -476,7 +478,7 @@ class Faults:
     def take_jump(self, where: Where) -> None:
         """Move the clock, if this is the call for it."""
         jump = self.take(ClockJump, where)
-        if jump is not None:
+        if jump is not None and 0 < self._state.now_ms / 1000 + jump.jump_s < _CALENDAR_END_S:
             self._state.ahead_s += jump.jump_s
 
     def take_failing(self, stream: str, shards: Sequence[int]) -> dict[int, RecordError]:

@@ -99,11 +99,11 @@ class Http2Connection(asyncio.Protocol):
         self._bodies_bytes = 0
         self._answers_bytes = 0  # of answers; pushes have a bound of their own
         self._credit = 0
-        self._complete: deque[int] = deque()  # requests that wait for their answer
+        self._complete: dict[int, None] = {}  # requests that wait for their answer, in order
         self._blocked: dict[int, None] = {}  # streams that have something to send, in order
         self._paused = False  # the client does not read
         self._received = 0
-        config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
+        config = h2.config.H2Configuration(client_side=False, header_encoding=None)
         self._h2 = _Server(config)
         codes = h2.settings.SettingCodes
         self._h2.local_settings = h2.settings.Settings(
@@ -157,6 +157,9 @@ class Http2Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
         self._send_blocked()
+        # A push that had nothing to send is not among those, but was paused like them.
+        for stream in list(self._streams.values()):
+            self._pace(stream)
         self._work()
         self._flush()
 
@@ -199,7 +202,7 @@ class Http2Connection(asyncio.Protocol):
             stream = self._streams.get(event.stream_id)
             if stream is not None and not stream.answering:
                 stream.answering = True
-                self._complete.append(event.stream_id)
+                self._complete[event.stream_id] = None
         elif isinstance(event, h2.events.StreamReset):
             self._forget(event.stream_id)
         elif isinstance(event, h2.events.WindowUpdated):
@@ -215,9 +218,10 @@ class Http2Connection(asyncio.Protocol):
     def _on_request(self, event: h2.events.RequestReceived) -> None:
         head: dict[str, str] = {}
         for raw_name, raw_value in event.headers or ():
-            name, value = str(raw_name), str(raw_value)
-            if name == ":authority":
-                head.setdefault("host", value)
+            # As over HTTP/1.1: any byte is a character, so that signatures see what was sent.
+            name, value = str(raw_name, "latin-1"), str(raw_value, "latin-1")
+            if name in {":authority", "host"}:
+                head["host"] = value  # where both are sent, h2 has seen that they are equal
             elif name == "cookie" and name in head:
                 head[name] += f"; {value}"
             else:
@@ -286,6 +290,7 @@ class Http2Connection(asyncio.Protocol):
         """The stream is over, in whatever way."""
         stream = self._streams.pop(stream_id, None)
         self._blocked.pop(stream_id, None)
+        self._complete.pop(stream_id, None)
         if stream is None:
             return
         if stream.timer is not None:
@@ -313,12 +318,14 @@ class Http2Connection(asyncio.Protocol):
         while self._complete and not self._paused and self._answers_bytes < ANSWERS_BYTES_MAX:
             if self._transport is None or self._transport.is_closing():
                 return
-            stream_id = self._complete.popleft()
-            stream = self._streams.get(stream_id)
-            if stream is None:
-                continue
+            stream_id = next(iter(self._complete))
+            del self._complete[stream_id]
+            stream = self._streams[stream_id]
             request = Request(stream.method, stream.target, stream.head, self._release_body(stream), keep_alive=True)
-            self._wait(stream_id, stream, self._front.answer(request))
+            answer = self._front.answer(request)
+            # Held from now on, also while it waits for the disk or a latency.
+            self._hold(stream, sum(map(len, answer.body)))
+            self._wait(stream_id, stream, answer)
 
     def _wait(self, stream_id: int, stream: _Stream, answer: Answer) -> None:
         """Come back when the answer may be sent."""
@@ -339,7 +346,13 @@ class Http2Connection(asyncio.Protocol):
 
     def _wait_on(self, stream_id: int, stream: _Stream, answer: Answer) -> None:
         self._wait(stream_id, stream, answer)
+        self._work()
         self._flush()
+
+    def _hold(self, stream: _Stream, size: int) -> None:
+        """So much of the answer is in memory."""
+        self._answers_bytes += size - stream.out_bytes
+        stream.out_bytes = size
 
     def _send(self, stream_id: int, stream: _Stream, answer: Answer) -> None:
         body = b"" if stream.method == "HEAD" else b"".join(answer.body)
@@ -358,9 +371,8 @@ class Http2Connection(asyncio.Protocol):
             self._forget(stream_id)
         else:
             stream.out.append(memoryview(body))
-            stream.out_bytes = len(body)
+            self._hold(stream, len(body))
             stream.out_ended = True
-            self._answers_bytes += len(body)
             self._send_some(stream_id)
 
     def push_some(self, stream_id: int, stream: _Stream, data: bytes, *, last: bool) -> None:

@@ -56,7 +56,8 @@ class Broker:
     maps access keys to secrets: other signatures are refused. A fan-out subscription lasts `subscription_s`.
 
     With `data_dir` everything survives the process: what is answered is on the disk, in files of about `segment_bytes`.
-    Of the records, `memory_bytes_max` stay in memory. Such a broker has its streams from the start on, not before, and
+    Of the records, `memory_bytes_max` stay in memory; some 50 MB, and the requests under way at three times their size, come
+    on top. Such a broker has its streams from the start on, not before, and
     starts once. `streams` that are there already stay as they are.
     """
 
@@ -86,8 +87,12 @@ class Broker:
     ) -> None:
         if (tls_cert is None) != (tls_key is None):
             raise ConfigurationError("a certificate needs its key: give both tls_cert and tls_key")
+        if not host:
+            raise ConfigurationError("host is an address or a name: 0.0.0.0 for all of this machine's, not an empty one")
         if not 0 < subscription_s < 10**9:
-            raise ConfigurationError(f"subscription_s is above 0, not {subscription_s}")
+            raise ConfigurationError(f"subscription_s is above 0 and below a billion seconds, not {subscription_s}")
+        if not 0 <= control_delay_ms <= 10**9:
+            raise ConfigurationError(f"control_delay_ms is 0 to a billion milliseconds, not {control_delay_ms}")
         self.state = State(clock, control_delay_ms=control_delay_ms, shards_max=shards_max, subscription_s=subscription_s)
         self._tls = tls or tls_cert is not None
         self._tls_dir = None if tls_dir is None else Path(tls_dir)
@@ -177,9 +182,13 @@ class Broker:
         self._journal = self._front.journal = open_journal(
             directory, self.state, segment_bytes=self._segment_bytes, memory_bytes_max=self._memory_bytes_max
         )
-        for name, shards in self._streams.items():
-            if self.state.find(*SHARED, name, self.state.now_ms) is None:
-                self._front.call("CreateStream", {"StreamName": name, "ShardCount": shards})
+        try:
+            for name, shards in self._streams.items():
+                if self.state.find(*SHARED, name, self.state.now_ms) is None:
+                    self._front.call("CreateStream", {"StreamName": name, "ShardCount": shards})
+        except BaseException:
+            self._journal.close()
+            raise
         self._journal.run_on(loop)
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> Self:

@@ -95,7 +95,7 @@ class Verifier:
         if service != "kinesis":
             raise _invalid("Credential should be scoped to correct service: 'kinesis'. ")
         _check_time(claim, date, now_ms)
-        if "host" not in claim.signed.split(";"):
+        if {"host", ":authority"}.isdisjoint(claim.signed.split(";")):
             raise _invalid("'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.")
         canonical = "\n".join(
             (
@@ -135,7 +135,7 @@ def _from_header(headers: Mapping[str, str]) -> _Claim:
     if not stamp:
         try:
             stamp = parsedate_to_datetime(headers.get("date", "")).astimezone(UTC).strftime(_STAMP)
-        except ValueError:
+        except (ValueError, OverflowError):  # no date, or a zone that leads out of the calendar
             stamp = headers.get("date", "")
     return _Claim(parts["Credential"], parts["SignedHeaders"].lower(), parts["Signature"], stamp, None)
 
@@ -192,7 +192,8 @@ def _canonical_query(query: Iterable[tuple[str, str]]) -> str:
 
 
 def _canonical_headers(headers: Mapping[str, str], signed: Iterable[str]) -> list[str]:
-    return [f"{name}:{' '.join(headers.get(name, '').split())}" for name in signed]
+    # Signers for HTTP/2 (the JavaScript SDK's) sign :authority, which stands in the place of Host.
+    return [f"{name}:{' '.join(headers.get('host' if name == ':authority' else name, '').split())}" for name in signed]
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ its options, before any client is known) are shared, and every caller who has no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Final
 
 from streamlet.broker import limits
@@ -54,7 +55,7 @@ class State:
 
     def open_shards(self, account: str, region: str, now_ms: int) -> int:
         """Open shards of the streams that this account finds in this region."""
-        return sum(len(stream.open) for stream in self.streams_of(account, region, now_ms))
+        return sum(len(stream.open) for stream in self._found(account, region, now_ms))
 
     def settings(self, place: tuple[str, str]) -> Settings:
         """What an account has agreed to in a region."""
@@ -84,9 +85,17 @@ class State:
 
     def streams_of(self, account: str, region: str, now_ms: int) -> list[Stream]:
         """The streams that this account finds in this region, sorted by name."""
-        names = sorted(self._shared.keys() | self._streams.get((account, region), {}).keys())
-        found = (self.find(account, region, name, now_ms) for name in names)
-        return [stream for stream in found if stream is not None]
+        return sorted(self._found(account, region, now_ms), key=attrgetter("name"))
+
+    def _found(self, account: str, region: str, now_ms: int) -> list[Stream]:
+        streams = self._shared | self._streams.get((account, region), {})
+        for name in [name for name, stream in streams.items() if stream.status != "ACTIVE"]:
+            stream = self.find(account, region, name, now_ms)
+            if stream is None:
+                del streams[name]
+            else:
+                streams[name] = stream
+        return list(streams.values())
 
     def all_streams(self, now_ms: int) -> Iterator[Stream]:
         """Every stream there is, shared ones first, as it is now."""

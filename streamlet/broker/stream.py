@@ -64,6 +64,7 @@ class Stream:
         self._starts: list[bytes] = []
         self._next_index = 0
         self._pending: list[tuple[int, Callable[[int], None]]] = []
+        self.settled = 0  # how many of these have been applied, ever
         bounds = [2**128 // shards * index for index in range(shards)] + [HASH_KEY_MAX + 1]
         for start, stop in pairwise(bounds):
             self._add(start, stop - 1, creation_s=creation_s, created_ms=now_ms)
@@ -85,8 +86,8 @@ class Stream:
         return self.open[self._turn % len(self.open)]
 
     def horizon_ms(self, now_ms: int) -> int:
-        """What arrived before this has expired."""
-        return max(now_ms - self.retention_hours * _HOUR_MS, self.created_ms)
+        """What arrived before this has expired. It may lie before the stream: a clock that goes back lets records do so, too."""
+        return now_ms - self.retention_hours * _HOUR_MS
 
     def expire(self, now_ms: int) -> None:
         """Trim records, and forget closed shards that have nothing left within the retention."""
@@ -110,16 +111,15 @@ class Stream:
     def settle(self, now_ms: int) -> None:
         """Apply the changes that are due, each as of the time when it was: whoever asks first makes no difference."""
         while self._pending and self._pending[0][0] <= now_ms:
-            due_ms, change = self._pending.pop(0)
-            change(due_ms)
+            self.settle_next()
 
-    def settle_next(self) -> bool:
-        """Apply the next change on its way, whenever it is due. False if there is none."""
-        if not self._pending:
-            return False
+    def settle_next(self) -> None:
+        """Apply the next change on its way, whenever it is due."""
         due_ms, change = self._pending.pop(0)
+        self.settled += 1
+        if self._keeper is not None:
+            self._keeper.settles(self.settled)
         change(due_ms)
-        return True
 
     def split(self, parent: Shard, new_start: int, now_ms: int) -> None:
         """Close a shard; two children take its range."""

@@ -143,7 +143,7 @@ class Subscription:
         error = self._error or self._gone(now_ms)
         if error is not None:
             return Due([], error=error, last=True)
-        if now_ms >= self._expires_ms:
+        if self._expired(now_ms):
             return Due([], last=True, silent=True)
         if now_ms < self._stalled_until_ms:
             return None
@@ -167,6 +167,13 @@ class Subscription:
         second = max(now_ms // 1000, shard.second)
         number = sequence.make(shard.creation_s, shard.index, read.position - 1, second)
         return Due(read.fragments, str(number), read.behind_ms, more=read.behind_ms > 0 or read.at_end)
+
+    def over(self, now_ms: int) -> bool:
+        """Is there nothing more to come but its end?"""
+        return self._error is not None or self._expired(now_ms) or self._gone(now_ms) is not None
+
+    def _expired(self, now_ms: int) -> bool:
+        return now_ms >= self._expires_ms
 
     def _where(self) -> Where:
         return Where("SubscribeToShard", self._stream.name, frozenset({self.shard.index}))
@@ -204,6 +211,9 @@ class Pipe(Protocol):
 
     def end(self) -> None:
         """The body is complete."""
+
+    def abort(self) -> None:
+        """Break off."""
 
 
 class EventPush:
@@ -259,6 +269,12 @@ class EventPush:
     def _tick(self) -> None:
         if self._pipe is None or self._loop is None:
             return
+        if self._paused and self._subscription.over(self._now_ms()):
+            # Its end would wait for a client that may never read, and keep a deleted stream's records as long.
+            pipe = self._pipe
+            self.closed()
+            pipe.abort()
+            return
         self._timer = self._loop.call_later(IDLE_S, self._tick)
         spoken, self._spoken = self._spoken, False
         self._send(idle=not spoken)
@@ -267,7 +283,10 @@ class EventPush:
         pipe = self._pipe
         if pipe is None or self._paused:
             return
-        due = self._subscription.due(self._now_ms(), idle=idle)
+        try:
+            due = self._subscription.due(self._now_ms(), idle=idle)
+        except ApiError:  # the log could not be read, which says so itself
+            due = Due([], error=ApiError("InternalFailureException", "Internal Service Failure"), last=True)
         if due is None:
             return
         self._spoken = True

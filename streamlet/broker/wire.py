@@ -161,9 +161,10 @@ class Front:
             return operation.run(call, typed)  # the shards themselves tell
         journal.collect()
         serial = call.state.serial
+        members = msgspec.json.encode(typed)  # before it runs: what cannot be written down must not happen
         result = operation.run(call, typed)
         journal.command(
-            operation.name, typed, account=call.account, region=call.region, owner=call.owner, now_ms=call.now_ms, serial=serial
+            operation.name, members, account=call.account, region=call.region, owner=call.owner, now_ms=call.now_ms, serial=serial
         )
         return result
 
@@ -177,16 +178,22 @@ class Front:
         name = name.partition(".")[0]  # what follows a second dot counts for nothing
         operation = (OPERATIONS.get(name) or UNSUPPORTED.get(name)) if service == _SERVICE else None
         if not request.body:
-            return _refusal(_FORMS.get(content_type, CBOR), ApiError("SerializationException" if operation else "UnknownOperationException"))
+            return _refusal(
+                _FORMS.get(content_type, CBOR), ApiError("SerializationException" if operation else "UnknownOperationException")
+            )
         if content_type == _OLD_JSON:
             return _old_envelope(request.body)
         form = _FORMS.get(content_type)
         if form is None:
             return Answer(404, (b"<UnknownOperationException/>\n",)) if service and name else Answer(403, (_DENIED,))
         try:
-            return self._operate(request, form, operation, name)
+            answer = self._operate(request, form, operation, name)
         except ApiError as error:
-            return _refusal(form, error)
+            answer = _refusal(form, error)
+        if answer.status >= 400 and self.journal is not None:
+            # "It exists already" tells of an operation, too.
+            answer = answer._replace(ready=self.journal.ready(changed=False))
+        return answer
 
     def _operate(self, request: Request, form: Format, operation: Operation | None, name: str) -> Answer:
         typed: Any = _fast_decode(operation, request.body) if operation and form.typed else None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
 import click
 
-from streamlet.broker import serve
+from streamlet.broker import ApiError, serve
 from streamlet.broker.faults import FaultFile, read_faults
+from streamlet.broker.persist.journal import MEMORY_BYTES_MAX
 from streamlet.broker.server import new_loop
 from streamlet.broker.signatures import read_secrets
 from streamlet.broker.tls import default_folder, files_in
@@ -26,7 +28,7 @@ def streams_of(shards: tuple[str, ...]) -> dict[str, int]:
     streams: dict[str, int] = {}
     for text in shards:
         name, _, count = text.rpartition(":")
-        if not name or not count.isdigit() or int(count) < 1:
+        if not name or not count.isascii() or not count.isdigit() or len(count) > 9 or int(count) < 1:
             raise ConfigurationError(f"--shards {text!r}: write NAME:N, for instance --shards orders:4")
         if name in streams:
             raise ConfigurationError(f"--shards names the stream {name!r} twice")
@@ -62,6 +64,10 @@ async def _serve(host: str, port: int, streams: dict[str, int], **options: Any) 
         loop.add_signal_handler(number, stop.set)
     try:
         await serve(host, port, streams, lambda url: click.echo(f"listening on {url}"), stop=stop, **options)
+    except ApiError as error:
+        raise ConfigurationError(f"--shards: {error}") from error
+    except socket.gaierror as error:
+        raise UsageError(f"--host {host}: {error.strerror or error}") from error
     except OSError as error:
         raise UsageError(
             f"cannot listen on {host}:{port} ({error.strerror or error}): choose another --port, or 0 for any free one"
@@ -72,6 +78,13 @@ async def _serve(host: str, port: int, streams: dict[str, int], **options: Any) 
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=4567, show_default=True, type=click.IntRange(0, 65535), help="Port; 0 takes any free one.")
 @click.option("--shards", multiple=True, metavar="NAME:N", help="Create stream NAME with N shards at start. Repeatable.")
+@click.option(
+    "--control-delay-ms",
+    type=click.IntRange(0, 10**9),
+    default=0,
+    show_default=True,
+    help="How long a stream stays CREATING, UPDATING or DELETING.",
+)
 @click.option("--enforce-limits", is_flag=True, help="Enforce the service's rates per shard, consumer and account.")
 @click.option("--faults", "faults_file", metavar="FILE", help="Arm the faults that a JSON or TOML file lists.")
 @click.option("--faults-seed", type=int, help="Seed of their chances, in place of the file's.")
@@ -100,9 +113,7 @@ async def _serve(host: str, port: int, streams: dict[str, int], **options: Any) 
 @click.option(
     "--memory-bytes-max",
     type=click.IntRange(min=0),
-    default=256 * 1024 * 1024,
-    show_default=True,
-    help="With --data-dir: bytes of records to hold in memory.",
+    help="With --data-dir: bytes of records to hold in memory.  [default: 268435456]",
 )
 @click.option("--console/--no-console", default=True, show_default=True, help="Show a page to browsers at the broker's address.")
 @exit_codes
@@ -111,6 +122,7 @@ def command(
     port: int,
     shards: tuple[str, ...],
     *,
+    control_delay_ms: int,
     enforce_limits: bool,
     faults_file: str | None,
     faults_seed: int | None,
@@ -124,7 +136,7 @@ def command(
     credentials_file: str | None,
     subscription_s: float,
     data_dir: str | None,
-    memory_bytes_max: int,
+    memory_bytes_max: int | None,
     console: bool,
 ) -> None:
     """Start a local Kinesis and print `listening on http://HOST:PORT`. SIGTERM stops it.
@@ -134,12 +146,15 @@ def command(
     Any AWS SDK works against it: AWS_ENDPOINT_URL_KINESIS=http://127.0.0.1:4567
     """
     streams = streams_of(shards)
+    if memory_bytes_max is not None and data_dir is None:
+        raise UsageError("--memory-bytes-max goes with --data-dir: without a log, everything is in memory")
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(
             _serve(
                 host,
                 port,
                 streams,
+                control_delay_ms=control_delay_ms,
                 enforce_limits=enforce_limits,
                 faults=None if faults_file is None else faults_of(faults_file, faults_seed),
                 faults_seed=faults_seed or 0,
@@ -149,7 +164,7 @@ def command(
                 verify=read_secrets(credentials_file, os.environ) if verify_signatures or credentials_file else None,
                 subscription_s=subscription_s,
                 data_dir=data_dir,
-                memory_bytes_max=memory_bytes_max,
+                memory_bytes_max=MEMORY_BYTES_MAX if memory_bytes_max is None else memory_bytes_max,
                 **tls_of(tls, tls_dir, tls_cert, tls_key),
             )
         )

@@ -16,7 +16,7 @@ in C. What the mark has passed is forgotten, so the memory is bounded by what is
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from streamlet.model.position import TRIM_HORIZON, Position
@@ -94,12 +94,16 @@ class LowWaterMark:
         self._flags[low:high] = _SETTLED * (stop - start)
         self._advance()
 
-    def settled_each(self, numbers: Iterable[int]) -> None:
+    def settled_each(self, numbers: Collection[int]) -> None:
         """The same for records that do not stand side by side: the batch of one slot of several."""
+        if not numbers:
+            return
+        low, high = min(numbers), max(numbers)
+        assert self._passed <= low <= high < self._opened, f"[{low}, {high}] is not inside what is open, [{self._passed}, {self._opened})"
+        flags, base = self._flags, self._base
         for number in numbers:
-            assert self._passed <= number < self._opened, f"{number} is not inside what is open, [{self._passed}, {self._opened})"
-            assert not self._flags[number - self._base], f"record {number} is settled twice"
-            self._flags[number - self._base] = 1
+            assert not flags[number - base], f"record {number} is settled twice"
+            flags[number - base] = 1
         self._advance()
 
     def _advance(self) -> None:

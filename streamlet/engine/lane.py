@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 from zlib import crc32
 
 from streamlet.core.batching import Batcher
@@ -28,15 +28,15 @@ from streamlet.core.failure import (
     Wait,
 )
 from streamlet.engine.invoke import Invoker
-from streamlet.hooks import BatchSettled, Event, HandlerFailed
+from streamlet.hooks import BatchSettled, Event, HandlerFailed, Trouble
 from streamlet.model.record import Record
 from streamlet.ports import Chunk, Clock
 from streamlet.spec import ConsumerSpec
 
-__all__ = ["Lane", "Run", "Shard", "lane_of"]
+__all__ = ["Lane", "Numbers", "Shard", "lane_of"]
 
-Run = tuple[int, int]
-"""Numbers of records side by side, [start, stop)."""
+Numbers = range | list[int]
+"""Numbers of records, ascending: a range where they stand side by side."""
 
 
 def lane_of(partition_key: str, lanes: int) -> int:
@@ -50,16 +50,17 @@ class Shard(Protocol):
     shard_id: str
     behind_ms: int
 
+    @property
+    def full(self) -> bool:
+        """Nothing more is read before something is settled. What a window gathers would hold that up."""
+        ...
+
     def took(self, records: Sequence[Record], chunk: Chunk | None) -> None:
         """The handler took these records; with a sink, `chunk` has their rows."""
         ...
 
-    def settled(self, runs: Iterable[Run]) -> None:
+    def settled(self, parts: Iterable[Numbers]) -> None:
         """Nothing is left to do for the records with these numbers."""
-        ...
-
-    def rests(self) -> None:
-        """This lane begins to wait."""
         ...
 
     async def give_up(self, records: Sequence[Record], step: GiveUp) -> bool:
@@ -81,16 +82,19 @@ class Lane:
     def __init__(self, shard: Shard, spec: ConsumerSpec, invoker: Invoker, clock: Clock) -> None:
         self._shard, self._spec, self._invoker, self._clock = shard, spec, invoker, clock
         self._batcher = Batcher(spec.mapping.batch_size, spec.mapping.batching_window_s)
-        self._runs: deque[Run] = deque()  # the numbers of what waits; with one lane a whole read is one run
+        self._numbers: deque[Numbers] = deque()  # of what waits; with one lane a whole read is one range
         self._news = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended = False
-        self.resting = False  # waiting for records, or for a retry
 
-    def add(self, records: Sequence[Record], runs: Iterable[Run]) -> None:
+    def add(self, records: Sequence[Record], numbers: Numbers) -> None:
         """Records of this lane's keys, in shard order, and their numbers."""
         self._batcher.add(records, self._clock.time())
-        self._runs.extend(runs)
+        self._numbers.append(numbers)
+        self._news.set()
+
+    def look(self) -> None:
+        """The shard is full: what waits for its window goes now."""
         self._news.set()
 
     def end(self) -> None:
@@ -113,7 +117,7 @@ class Lane:
         while not self._stopping.is_set():
             now_s = self._clock.time()
             self._news.clear()
-            batch = self._batcher.next_batch(now_s) or (self._batcher.flush() if self._ended else None)
+            batch = self._batcher.next_batch(now_s) or (self._batcher.flush() if self._ended or self._shard.full else None)
             if batch is not None:
                 return batch
             if self._ended:
@@ -125,22 +129,23 @@ class Lane:
     async def _settle(self, records: Sequence[Record]) -> None:
         """Take one batch to where every record is settled, or to a drain: then what is settled so far counts."""
         begun_s = self._clock.monotonic()
-        runs = deque(_take(self._runs, len(records)))
+        numbers = deque(_take(self._numbers, len(records)))
         machine = FailureMachine([record.arrived_at_s for record in records], self._spec.mapping.policy)
         given_up = told = 0
+        done: dict[int, Any] = {}  # what succeeded behind a failed record, for as long as this batch is open
         while not isinstance(step := machine.next_step(self._clock.time()), Finished):
             match step:
                 case Wait(until_s=until_s):
                     if await self._rest(self._stopping, until_s - self._clock.time()):
                         break
                 case Invoke():
-                    await self._invoke(records, step, machine)
+                    await self._invoke(records, step, machine, done)
                 case GiveUp():
-                    done = await self._shard.give_up(records[step.start : step.stop], step)
-                    given_up += (step.stop - step.start) * done
-                    machine.feed(step.step_id, Delivered() if done else NotDelivered(), self._clock.time())
+                    sent = await self._shard.give_up(records[step.start : step.stop], step)
+                    given_up += (step.stop - step.start) * sent
+                    machine.feed(step.step_id, Delivered() if sent else NotDelivered(), self._clock.time())
             if machine.settled > told:
-                self._shard.settled(_take(runs, machine.settled - told))
+                self._shard.settled(_take(numbers, machine.settled - told))
                 told = machine.settled
         self._shard.emit(
             BatchSettled(
@@ -148,7 +153,7 @@ class Lane:
                 shard_id=self._shard.shard_id,
                 records=machine.settled,
                 given_up=given_up,
-                size_bytes=sum(len(record.data) for record in records[: machine.settled]),
+                size_bytes=sum([len(record.data) for record in records[: machine.settled]]),
                 duration_s=self._clock.monotonic() - begun_s,
                 millis_behind_latest=self._shard.behind_ms,
             )
@@ -156,25 +161,24 @@ class Lane:
 
     async def _rest(self, until: asyncio.Event, delay_s: float | None) -> bool:
         """Wait for something, or for the time; False if the time has passed."""
-        self.resting = True
-        self._shard.rests()
         try:
             async with asyncio.timeout(None if delay_s is None else max(0.0, delay_s)):
                 await until.wait()
         except TimeoutError:
             return False
-        finally:
-            self.resting = False
         return True
 
-    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine) -> None:
+    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, done: dict[int, Any]) -> None:
         invocation = await self._invoker.invoke(
             records[step.start : step.stop],
             start=step.start,
             attempt=step.attempt,
             shard_id=self._shard.shard_id,
             millis_behind_latest=self._shard.behind_ms,
+            done=done,
         )
+        if invocation.trouble:
+            self._shard.emit(Trouble(stream=self._spec.stream, shard_id=self._shard.shard_id, what="idempotency", error=invocation.trouble))
         outcome = invocation.outcome
         stop = step.start if isinstance(outcome, Throttled) else step.stop
         if isinstance(outcome, FailedFrom):
@@ -194,14 +198,14 @@ class Lane:
         machine.feed(step.step_id, outcome, self._clock.time())
 
 
-def _take(runs: deque[Run], count: int) -> list[Run]:
+def _take(waiting: deque[Numbers], count: int) -> list[Numbers]:
     """Take the first `count` numbers off the front."""
-    taken: list[Run] = []
+    taken: list[Numbers] = []
     while count:
-        start, stop = runs.popleft()
-        if stop - start > count:
-            runs.appendleft((start + count, stop))
-            stop = start + count
-        taken.append((start, stop))
-        count -= stop - start
+        numbers = waiting.popleft()
+        if len(numbers) > count:
+            waiting.appendleft(numbers[count:])
+            numbers = numbers[:count]
+        taken.append(numbers)
+        count -= len(numbers)
     return taken

@@ -19,10 +19,10 @@ from streamlet.core.failure import FailedFrom, FailureMachine, FailurePolicy, Fi
 from streamlet.core.prepared import GivenUp, PreparedRange
 from streamlet.core.rolling import MemoryBudget, OpenRange, Roll
 from streamlet.engine.invoke import Invoker
-from streamlet.engine.lane import Lane, Run, lane_of
+from streamlet.engine.lane import Lane, Numbers, lane_of
 from streamlet.engine.leases import Acquired, LeaseKeeper, Leases
 from streamlet.engine.ranges import Closer, OpenRows, document_of
-from streamlet.errors import ConfigurationError, SinkError, StoreError
+from streamlet.errors import ConfigurationError, InternalError, SinkError, StoreError
 from streamlet.hooks import Event, RecordsFiltered, RecordsGivenUp, ShardEnded, Trouble
 from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON, Position
 from streamlet.model.record import Record
@@ -80,7 +80,7 @@ class Pump:
         self._criteria = spec.mapping.criteria
         self._lanes = [Lane(self, spec, self._invoker, clock) for _ in range(spec.mapping.parallelization_factor)]
         self._stopping = asyncio.Event()
-        self._news = asyncio.Event()  # a lane rests, or is done
+        self._news = asyncio.Event()  # something was settled, or a lane is done
         self._room = asyncio.Event()
         self._keeping = asyncio.Lock()
         self.behind_ms = 0
@@ -91,6 +91,9 @@ class Pump:
         self._written_at_s = 0.0
         self._in_hand: deque[tuple[int, int]] = deque()  # per read: the number after its last record, its bytes
         self._in_hand_bytes = 0
+        factor = len(self._lanes)
+        self._records_max = READ_AHEAD_RECORDS + factor * spec.mapping.batch_size
+        self._bytes_max = READ_AHEAD_BYTES + factor * LANE_BYTES
         # With a sink: the open range.
         self._rows = OpenRows()
         self._open = OpenRange(getattr(spec.sink, "roll", None) or Roll())
@@ -139,6 +142,7 @@ class Pump:
         if self._stopping.is_set():
             await self._leases.call(self._keeper.release, self.grip)
             return End.DRAINED
+        assert self._mark.settled_count == self._mark.opened_count, "the shard has ended, and not everything is settled"
         await self._leases.call(self._keeper.finish, self.grip, ())
         self.emit(ShardEnded(stream=self._spec.stream, shard_id=self.shard_id))
         return End.SHARD_ENDED
@@ -157,16 +161,29 @@ class Pump:
             lanes = [tg.create_task(lane.run(), name=f"lane {n} of {self.shard_id}") for n, lane in enumerate(self._lanes)]
             for lane in lanes:
                 lane.add_done_callback(lambda _: self._news.set())
-            while not all(lane.done() for lane in lanes):
-                # A lane keeps up by itself between its batches; while all rest, nobody else would.
-                self._news.clear()
-                resting = all(lane.resting for lane in self._lanes)
-                if resting:
+            try:
+                while not all(lane.done() for lane in lanes):
+                    # A lane keeps up by itself between its batches; while one waits, or is long in its handler, nobody else would.
+                    self._news.clear()
                     await self.keep_up()
-                await self._wait_for_news(self._wake_at_s() if resting else None)
+                    await self._wait_for_news(self._wake_at_s())
+                    self._none_was_cancelled(lanes)
+            except BaseException:
+                # The group cancels the lanes now. One whose handler swallows that ends with its batch, instead of never.
+                for ending in self._lanes:
+                    ending.stop()
+                raise
             reading.cancel()
         async with self._keeping:
             await self._keep()
+
+    def _none_was_cancelled(self, lanes: Iterable[asyncio.Task[None]]) -> None:
+        """Nobody here cancels a lane alone, and a TaskGroup passes over one in silence. What it held is not settled."""
+        if any(lane.cancelled() for lane in lanes):
+            raise InternalError(
+                f"{self._spec.stream} {self.shard_id}: the task of a handler was cancelled from inside. A handler must not cancel the task "
+                "that it runs in; a library for timeouts may do so: use asyncio.timeout"
+            )
 
     async def _wait_for_news(self, wake_at_s: float | None) -> None:
         try:
@@ -179,10 +196,10 @@ class Pump:
 
     async def _read(self, reader: ShardReader) -> None:
         """Read and hand out until the shard ends. Cancelled when the lanes are done."""
-        factor, size = len(self._lanes), self._spec.mapping.batch_size
-        records_max, bytes_max = READ_AHEAD_RECORDS + factor * size, READ_AHEAD_BYTES + factor * LANE_BYTES
         while True:
-            while self._mark.opened_count - self._mark.settled_count >= records_max or self._in_hand_bytes >= bytes_max:
+            while self.full:
+                for lane in self._lanes:
+                    lane.look()
                 self._room.clear()
                 await self._room.wait()
             fetch = await reader.read()
@@ -198,32 +215,33 @@ class Pump:
     def _hand_out(self, records: Sequence[Record]) -> None:
         """Give each record its number and its lane."""
         first = self._mark.opened(records)
-        size_bytes = sum(len(record.data) for record in records)
+        size_bytes = sum([len(record.data) for record in records])
         self._in_hand.append((self._mark.opened_count, size_bytes))
         self._in_hand_bytes += size_bytes
-        if self._criteria is None and len(self._lanes) == 1:
-            self._lanes[0].add(records, [(first, first + len(records))])
+        factor = len(self._lanes)
+        if self._criteria is None and factor == 1:
+            self._lanes[0].add(records, range(first, first + len(records)))
             return
-        shares: list[tuple[list[Record], list[Run]]] = [([], []) for _ in self._lanes]
-        filtered: list[Run] = []
+        shares: list[list[Record]] = [[] for _ in self._lanes]
+        numbers: list[list[int]] = [[] for _ in self._lanes]
+        filtered: list[int] = []
         passes = None if self._criteria is None else self._criteria.matches
         for number, record in enumerate(records, first):
             if passes is not None and not passes(record.data):
-                filtered.append((number, number + 1))
+                filtered.append(number)
                 continue
-            share, runs = shares[lane_of(record.partition_key, len(shares))]
-            share.append(record)
-            runs.append((number, number + 1))
-        for lane, (share, runs) in zip(self._lanes, shares, strict=True):
-            if share:
-                lane.add(share, runs)
+            n = lane_of(record.partition_key, factor) if factor > 1 else 0
+            shares[n].append(record)
+            numbers[n].append(number)
+        for n, lane in enumerate(self._lanes):
+            if shares[n]:
+                lane.add(shares[n], numbers[n])
         if filtered:
             self.emit(RecordsFiltered(stream=self._spec.stream, shard_id=self.shard_id, records=len(filtered)))
             if self._closer is not None:
                 # The checkpoint follows also where nothing passes: the range then closes by its age.
                 self._open.add(0, 0, self._clock.time())
-            self.settled(filtered)
-            self._news.set()
+            self.settled([filtered])
 
     async def _pin_latest(self, first: Record) -> None:
         """Event 1: a worker reads from LATEST and gets records. Event 2: it dies before its first checkpoint. If the lease still
@@ -251,17 +269,22 @@ class Pump:
             self._open.add(chunk.rows, chunk.size_bytes, self._clock.time())
             self._budget.set(self._account, self._open.bytes)
 
-    def rests(self) -> None:
-        """A lane waits, for records or for a retry: what is due now is the pump's to keep."""
-        self._news.set()
+    @property
+    def full(self) -> bool:
+        """As much is in hand as may be."""
+        return self._mark.opened_count - self._mark.settled_count >= self._records_max or self._in_hand_bytes >= self._bytes_max
 
-    def settled(self, runs: Iterable[Run]) -> None:
+    def settled(self, parts: Iterable[Numbers]) -> None:
         """Move the mark over what is settled without a gap."""
-        for start, stop in runs:
-            self._mark.settled(start, stop)
+        for numbers in parts:
+            if isinstance(numbers, range):
+                self._mark.settled(numbers.start, numbers.stop)
+            else:
+                self._mark.settled_each(numbers)
         while self._in_hand and self._in_hand[0][0] <= self._mark.settled_count:
             self._in_hand_bytes -= self._in_hand.popleft()[1]
         self._room.set()
+        self._news.set()
 
     async def give_up(self, records: Sequence[Record], step: GiveUp) -> bool:
         """Tell the destination; with a sink, once the range is prepared."""

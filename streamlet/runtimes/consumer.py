@@ -112,7 +112,7 @@ class Consumer:
             decoder=decoder_for(decode),
             mapping=EventSourceMapping.of(mapping, options),
         )
-        # One batch per shard is in hand at most (each pump waits for its answer), so the queue is bounded by the shards.
+        # One batch per lane is in hand at most (each lane waits for its answer), so the queue is bounded by shards and factor.
         self._waiting: asyncio.Queue[ReceivedBatch | None] = asyncio.Queue()
         self._stack = AsyncExitStack()
         self._error: StreamletError | None = None

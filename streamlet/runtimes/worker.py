@@ -23,6 +23,7 @@ from streamlet.engine.supervisor import SINK_MEMORY_BYTES_MAX, Supervisor
 from streamlet.errors import ConfigurationError, ServiceError, StreamletError
 from streamlet.hooks import Listener, Trouble
 from streamlet.kinesis.client import KinesisClient
+from streamlet.ports import Source
 from streamlet.sources.polling import PollingSource
 from streamlet.spec import Application, ConsumerSpec
 from streamlet.stores import open_store
@@ -97,8 +98,15 @@ def _teller(stream: str, listeners: Sequence[Listener]) -> Callable[[ServiceErro
 
 
 @contextlib.asynccontextmanager
-async def supervised(consumers: Sequence[ConsumerSpec], options: WorkerOptions, name: str) -> AsyncIterator[list[Supervisor]]:
-    """Supervisors for the consumers, ready to run, around one client and one executor."""
+async def supervised(
+    consumers: Sequence[ConsumerSpec], options: WorkerOptions, name: str, *, through: Callable[[Source], Source] | None = None
+) -> AsyncIterator[list[Supervisor]]:
+    """Supervisors for the consumers, ready to run, around one client and one executor. `through` may wrap their sources, to look on."""
+    for spec in consumers:
+        if spec.kind == "window":
+            raise ConfigurationError(
+                f"on_window({spec.stream!r}) runs in Lambda only so far: a worker has no tumbling windows yet; use on_batch, and sum up there"
+            )
     # Before anything is opened: a worker that would keep private state must not even begin.
     state_url = options.state_url(name)
     clock, executor = SystemClock(), ThreadExecutor()
@@ -119,7 +127,7 @@ async def supervised(consumers: Sequence[ConsumerSpec], options: WorkerOptions, 
                 made.append(
                     Supervisor(
                         spec,
-                        source=source,
+                        source=source if through is None else through(source),
                         store=open_store(state_url, f"{name}.{spec.stream}"),
                         worker_id=new_worker_id(),
                         clock=clock,
@@ -132,20 +140,34 @@ async def supervised(consumers: Sequence[ConsumerSpec], options: WorkerOptions, 
                 )
             yield made
     finally:
-        for spec in consumers:
-            close = getattr(spec.mapping.on_failure, "close", None)
-            if close is not None:
-                await executor.run(close)
         executor.close()
+        await _close(consumers)
 
 
-async def run_worker(app: Application, options: WorkerOptions, *, stop: asyncio.Event | None = None) -> list[StreamletError]:
+async def _close(consumers: Sequence[ConsumerSpec]) -> None:
+    """Close what the consumers were given: each, also if another one cannot be closed."""
+    # On a thread of its own: handlers that outlived the drain may hold every other one, and are not waited for.
+    executor = ThreadExecutor(1)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(executor.close)
+        for spec in consumers:
+            for closed in (spec.mapping.on_failure, spec.idempotency):
+                close = getattr(closed, "close", None)
+                if close is not None:
+                    stack.push_async_callback(executor.run, close)
+
+
+async def run_worker(
+    app: Application, options: WorkerOptions, *, stop: asyncio.Event | None = None, through: Callable[[Source], Source] | None = None
+) -> list[StreamletError]:
     """Run every consumer of the app until a signal, or until `stop` is set. Returns what stopped single shards."""
     if not app.consumers:
-        raise ConfigurationError(f"app {app.name!r} has no handlers; register one with @app.on_record or @app.on_batch")
+        raise ConfigurationError(
+            f"app {app.name!r} has no handlers; register one with @app.on_record or @app.on_batch (@app.on_s3 is for Lambda)"
+        )
     stopping = stop or asyncio.Event()
     with _signals_set(stopping):
-        async with supervised(app.consumers, options, app.name) as supervisors, app.running():
+        async with supervised(app.consumers, options, app.name, through=through) as supervisors, app.running():
             ends: list[Exception] = []
             async with asyncio.TaskGroup() as tg:
                 running = [tg.create_task(_run(supervisor, stopping, ends), name="supervisor") for supervisor in supervisors]

@@ -102,7 +102,8 @@ class PollingReader:
         self._source = source
         self._shard_id = shard_id
         self._place = _place_of(start)
-        # After a record position: records up to and including it are known. None once one beyond it was seen.
+        # Records up to and including it are known: the start, then the last that was read. An answer may repeat some, as one
+        # from AT_SEQUENCE_NUMBER inside an aggregate does.
         self._after: Position | None = None if start.position.is_sentinel else start.position
         self._iterator: str | None = None
         self._ended = start.position == SHARD_END
@@ -203,17 +204,12 @@ class PollingReader:
             seen_bytes = RECORD_OVERHEAD_BYTES + sum([len(item.data) for item in wire]) / len(wire)
             self._record_bytes = seen_bytes if self._record_bytes is None else (self._record_bytes + seen_bytes) / 2
             if self._after is not None:
-                records = self._beyond(records, self._after)
+                records = _beyond(records, self._after)
+            if records:
+                self._after = records[-1].position
         more = bool(wire) or behind_ms > 0
         self._due_at_s = source.clock.monotonic() + (source.read_gap_s if more else max(source.poll_interval_s, source.read_gap_s))
         return Fetch(records, behind_ms, ended=self._ended)
-
-    def _beyond(self, records: list[Record], after: Position) -> list[Record]:
-        for index, record in enumerate(records):
-            if record.position > after:
-                self._after = None
-                return records[index:]
-        return []
 
     def _wait_out(self, error: ServiceError) -> None:
         assert isinstance(error, Throttled | Unavailable)
@@ -228,6 +224,13 @@ class PollingReader:
     def _tell(self, error: ServiceError) -> None:
         if self._source.on_trouble is not None:
             self._source.on_trouble(error)
+
+
+def _beyond(records: list[Record], after: Position) -> list[Record]:
+    for index, record in enumerate(records):
+        if record.position > after:
+            return records[index:] if index else records
+    return []
 
 
 def _place_of(start: StartingPosition) -> _Place:

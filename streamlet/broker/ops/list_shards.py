@@ -136,7 +136,7 @@ def _filtered(stream: Stream, token: PageToken, now_ms: int) -> list[Shard]:
         return [shard for shard in shards if shard.id > token.filter_value]
     if kind == "FROM_TRIM_HORIZON":
         return shards
-    moment = stream.horizon_ms(now_ms)
+    moment = max(stream.horizon_ms(now_ms), stream.created_ms)
     if kind.endswith("_TIMESTAMP"):
         moment = max(moment, int(token.filter_value))
     if kind == "FROM_TIMESTAMP":

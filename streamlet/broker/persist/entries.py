@@ -5,6 +5,7 @@
     block     = incarnation u64 | shard u32 | first counter u64 | records u32 | arrivals u32 | put second u64
                 | ends u32 each | running sizes u32 each | arrival u64 each | text
     command   = JSON of Command
+    settled   = incarnation u64 | how many of the stream's delayed changes have taken effect u64
 
 `crc` is CRC-32 of length, group and content. `group` is where in this file the group began that the entry was written
 with (the end of the file's head for one that began in the file before). A group is only begun after the one before it
@@ -32,6 +33,7 @@ __all__ = [
     "KIND_BLOCK",
     "KIND_CLEAN",
     "KIND_COMMAND",
+    "KIND_SETTLED",
     "KIND_SKIP",
     "PREFIX_BYTES",
     "VERSION",
@@ -40,10 +42,12 @@ __all__ = [
     "Damage",
     "Entry",
     "Head",
+    "Settled",
     "Skip",
     "block_content",
     "decode_block",
     "decode_command",
+    "decode_settled",
     "decode_skip",
     "encode_command",
     "encode_head",
@@ -66,8 +70,10 @@ KIND_BLOCK: Final = 1
 KIND_COMMAND: Final = 2
 KIND_SKIP: Final = 3
 KIND_CLEAN: Final = 4
+KIND_SETTLED: Final = 5
 _BLOCK: Final = struct.Struct("<BQIQIIQ")
 _SKIP: Final = struct.Struct("<BQIQQqQ")
+_SETTLED: Final = struct.Struct("<BQQ")
 _SWAP: Final = sys.byteorder != "little"
 
 
@@ -130,6 +136,17 @@ class Skip(NamedTuple):
         return _SKIP.pack(KIND_SKIP, *self)
 
 
+class Settled(NamedTuple):
+    """A delayed change of a stream has taken effect, its so-and-so-many-th. Who looked first, and when, the commands do not tell."""
+
+    incarnation: int
+    number: int
+
+    def encode(self) -> bytes:
+        """The content of an entry."""
+        return _SETTLED.pack(KIND_SETTLED, *self)
+
+
 def encode_head(number: int, covers_from: int) -> bytes:
     """The head of a segment's file."""
     head = _HEAD.pack(_MAGIC, VERSION, number, covers_from)
@@ -184,6 +201,11 @@ def decode_command(content: memoryview) -> Command:
 def decode_skip(content: memoryview) -> Skip:
     """The skip of an entry."""
     return Skip(*_SKIP.unpack(content)[1:])
+
+
+def decode_settled(content: memoryview) -> Settled:
+    """The Settled of an entry."""
+    return Settled(*_SETTLED.unpack(content)[1:])
 
 
 def entry_at(raw: memoryview, offset: int) -> Entry | None:

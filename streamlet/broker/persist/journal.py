@@ -7,6 +7,8 @@ the other and syncs it; while it does, the next group gathers. Answers wait for 
   anybody has seen is never lost.
 - After a write or a sync that failed nothing is known of what is on the disk, and another sync may say "done" about
   pages that the kernel has dropped. So the journal takes nothing more; what was safe can still be read.
+- What was asked for and could not be made safe was refused, and still shows: a stream, a tag, a closed shard, until the
+  restart. Records do not show.
 - Control operations are kept for ever, as commands; records until they expire. A segment without living records is
   replaced by a small one with its commands and the shards' books, which takes in the one before it if that is such a
   small one, too.
@@ -20,6 +22,7 @@ import logging
 import os
 from collections import OrderedDict, deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -33,6 +36,7 @@ from streamlet.broker.persist.entries import (
     PREFIX_BYTES,
     BlockHead,
     Command,
+    Settled,
     Skip,
     block_content,
     decode_block,
@@ -79,7 +83,7 @@ class Segment:
         self.records = False  # does the file hold any, expired or not?
 
     def keep_command(self, offset: int, content: bytes) -> None:
-        """A command was written."""
+        """A command was written, or that a delayed one has taken effect."""
         self.kept[-1, self.number, offset] = content
 
     def keep_skip(self, skip: Skip) -> None:
@@ -125,6 +129,9 @@ class _StreamKeeper:
     def touched(self, shard: Shard) -> None:
         shard.touched = True
         self._journal.touch(shard, self._incarnation)
+
+    def settles(self, count: int) -> None:
+        self._journal.settle(Settled(self._incarnation, count))
 
     def holds(self, shard: Shard, block: Block) -> None:
         self._journal.hold(shard, block)
@@ -228,10 +235,18 @@ class Journal:
                 self._held_bytes += block.held
             self._gathering.shards.append((shard, shard.next_counter, not shard.is_open))
 
-    def command(self, operation: str, members: msgspec.Struct, *, account: str, region: str, owner: bool, now_ms: int, serial: int) -> None:
-        """A control operation has gone through. `serial` is the state's before it."""
-        raw = msgspec.Raw(msgspec.json.encode(members))
-        content = encode_command(Command(operation, raw, account, region, owner, now_ms, serial, self._state.control_delay_ms))
+    def command(self, operation: str, members: bytes, *, account: str, region: str, owner: bool, now_ms: int, serial: int) -> None:
+        """A control operation has gone through. `members` are JSON; `serial` is the state's before it."""
+        raw = msgspec.Raw(members)
+        self._keep(encode_command(Command(operation, raw, account, region, owner, now_ms, serial, self._state.control_delay_ms)))
+
+    def settle(self, settled: Settled) -> None:
+        """A delayed change takes effect, because somebody looks. Later commands depend on it, whatever the clock does until then."""
+        if self._number and not self.failed:  # not while the log is replayed
+            self.collect()
+            self._keep(settled.encode())
+
+    def _keep(self, content: bytes) -> None:
         segment, offset = self._place([content])
         segment.keep_command(offset, content)
         self._gathering.commands = True
@@ -400,11 +415,17 @@ class Journal:
         now_ms = self._state.now_ms
         living: set[int] = set()
         incarnations = set()
-        for stream in self._state.all_streams(now_ms):
-            incarnations.add(stream.incarnation)
-            stream.expire(now_ms)
-            for shard in stream.shards.values():
-                living |= shard.segments()
+        try:
+            for stream in self._state.all_streams(now_ms):
+                incarnations.add(stream.incarnation)
+                stream.expire(now_ms)
+                for shard in stream.shards.values():
+                    living |= shard.segments()
+        except ApiError:
+            return  # the log could not be read, which says so itself
+        if self._gathering.commands:
+            self._sweep_due = True  # a deletion took effect just now: first it must be safe
+            return
         for segment in full:
             if segment.number not in living:
                 self._shrink(segment, incarnations)
@@ -474,7 +495,9 @@ class _Writer:
         self._file = os.open(segment_path(self._directory, number), os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         if os.fstat(self._file).st_size != size:
             os.ftruncate(self._file, size)
-            os.fsync(self._file)
+        # A process that was killed before its sync has left what is sound in the cache only, the file's name included.
+        os.fsync(self._file)
+        sync_directory(self._directory)
 
     def write(self, writes: list[_Write]) -> None:
         """Write and sync a group."""
@@ -526,6 +549,8 @@ def _replace(directory: Path, number: int, covers_from: int, contents: list[byte
         for old in covered:
             segment_path(directory, old).unlink(missing_ok=True)
     except OSError as error:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
         _log.warning("expired records stay on the disk until the next start: %s: %s", path, error.strerror)
 
 
@@ -554,6 +579,10 @@ def lock_directory(directory: Path) -> int:
         raise ConfigurationError(
             f"--data-dir {directory} is in use by another broker (process {holder or 'unknown'}): stop it, or choose another directory"
         ) from None
-    os.ftruncate(file, 0)
-    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    try:
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    except BaseException:
+        os.close(file)
+        raise
     return file

@@ -3,9 +3,8 @@
 Commands run again at their own time, with what their outcome depended on. Blocks of records only leave their place in
 the log with their shard: reading them is for later, so that a start does not cost what the log weighs in memory.
 
-A change that was pending (a reshard with a delay) was applied in its day by whoever looked first. Here it is applied when
-a command looks, or when records come for a shard that it makes: no later than it was, and never before records that went
-ahead of it.
+A change that was pending (a reshard with a delay) was applied in its day by whoever looked first, at a time that a clock
+may have gone back from since. So that it was applied stands in the log.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from streamlet.broker.persist.entries import (
     HEAD_BYTES,
     KIND_BLOCK,
     KIND_COMMAND,
+    KIND_SETTLED,
     KIND_SKIP,
     VERSION,
     Damage,
@@ -32,6 +32,7 @@ from streamlet.broker.persist.entries import (
     Skip,
     decode_block,
     decode_command,
+    decode_settled,
     decode_skip,
     proven_until,
     read_entries,
@@ -136,7 +137,7 @@ class _Recovery:
             size = entry.end
             try:
                 self._apply(segment, entry)
-            except (ApiError, AssertionError, KeyError, msgspec.MsgspecError) as error:
+            except (ApiError, AssertionError, LookupError, msgspec.MsgspecError) as error:
                 raise ConfigurationError(
                     f"{path}: the entry at byte {entry.offset} does not fit to what lies before it ({error!r}): "
                     "start the version of the broker that wrote it, or use an empty --data-dir"
@@ -157,6 +158,12 @@ class _Recovery:
             content = bytes(entry.content)
             segment.keep_command(entry.offset, content)
             self._run(entry.content)
+        elif kind == KIND_SETTLED:
+            segment.keep_command(entry.offset, bytes(entry.content))
+            settled = decode_settled(entry.content)
+            stream = self._stream(settled.incarnation)
+            while stream is not None and stream.settled < settled.number:
+                stream.settle_next()
         elif kind == KIND_SKIP:
             skip = decode_skip(entry.content)
             segment.keep_skip(skip)
@@ -174,16 +181,17 @@ class _Recovery:
 
     def _shard(self, incarnation: int, index: int) -> Shard | None:
         """The shard, unless it has gone with its stream, or by age."""
-        if incarnation not in self._streams:
-            self._streams = self._state.by_incarnation()
-        stream = self._streams.get(incarnation)
+        stream = self._stream(incarnation)
         if stream is None:
             return None
-        while index not in stream.shards and stream.settle_next():
-            pass
         # One that has gone by age had successors.
         assert index in stream.shards or index < max(stream.shards, default=0), f"no shard {index} was ever made"
         return stream.shards.get(index)
+
+    def _stream(self, incarnation: int) -> Stream | None:
+        if incarnation not in self._streams:
+            self._streams = self._state.by_incarnation()
+        return self._streams.get(incarnation)
 
 
 def _damaged(path: Path, offset: int) -> ConfigurationError:

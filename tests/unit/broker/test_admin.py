@@ -333,13 +333,11 @@ def test_the_command_refuses_a_wrong_file_before_it_listens(tmp_path: Path) -> N
     assert "No such file" in missing.output
 
 
-@pytest.mark.parametrize("program", [["streamlet.broker"], ["streamlet.cli", "broker"]])
-def test_a_started_broker_has_the_files_faults_the_page_and_the_limits(tmp_path: Path, program: list[str], connect: Any) -> None:
+def test_a_started_broker_has_the_files_faults_the_page_and_the_limits(tmp_path: Path, connect: Any) -> None:
     path = tmp_path / "faults.toml"
     path.write_text(TOML)
-    start = ["-c", "from streamlet.cli import main; main()", *program[1:]] if len(program) > 1 else ["-m", *program]
     options = ["--port", "0", "--shards", "orders:1", "--faults", str(path), "--admin", "--enforce-limits"]
-    with subprocess.Popen([sys.executable, *start, *options], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([sys.executable, "-m", "streamlet", "broker", *options], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             url = process.stdout.readline().removeprefix("listening on ").strip()

@@ -119,7 +119,9 @@ ILL_FORMED = st.sampled_from(
         request("ListStreams", None, "Transfer-Encoding: chunked") + b"1\r\nabc",
     ]
 )
-STREAMS = st.tuples(st.lists(WELL_FORMED, max_size=5), st.lists(ILL_FORMED | WELL_FORMED, max_size=1)).map(lambda two: b"".join(two[0] + two[1]))
+STREAMS = st.tuples(st.lists(WELL_FORMED, max_size=5), st.lists(ILL_FORMED | WELL_FORMED, max_size=1)).map(
+    lambda two: b"".join(two[0] + two[1])
+)
 
 
 @given(STREAMS, st.data())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamlet.broker import Broker
+from streamlet.broker.errors import ApiError
 from streamlet.broker.http import Request
 from streamlet.broker.inline import AUTHORIZATION, EPOCH_S, InlineBroker
-from streamlet.broker.persist import entries
+from streamlet.broker.persist import entries, journal
 from streamlet.broker.persist.entries import Damage, Entry, read_entries
 from streamlet.broker.persist.journal import segment_path
 from streamlet.errors import ConfigurationError
@@ -103,7 +105,7 @@ steps = st.one_of(
     st.tuples(st.just("untag"), names, st.sampled_from(["x", "y"])),
     st.tuples(st.just("retain"), names, st.sampled_from([24, 48, 72])),
     st.tuples(st.just("consumer"), names, st.sampled_from(["c", "d"])),
-    st.tuples(st.just("pass"), st.sampled_from([0.001, 0.3, 1.0, 3600.0, 30 * 3600.0, -2.0])),
+    st.tuples(st.just("pass"), st.sampled_from([0.001, 0.3, 1.0, 3600.0, 30 * 3600.0, -0.6, -2.0])),
     st.tuples(st.just("look"), names),
     st.tuples(st.just("restart")),
 )
@@ -200,6 +202,65 @@ def test_records_of_a_shard_that_came_late_are_there(opened: Open, folder: Path)
     after = opened(copy(folder), now_s=world.now_s)
     assert dump(after) == dump(world)
     assert sorted(len(drain(after, index)) for index in after.shards()) == [0, 1, 2]
+
+
+def test_what_has_taken_effect_has_done_so_for_good(opened: Open, folder: Path) -> None:
+    """A delayed change is seen, then the clock goes back, and what follows counts on the change."""
+    world = opened(control_delay_ms=500)
+    world.ask("CreateStream", StreamName="s", ShardCount=1)
+    world.now_s += 1
+    world.ask("SplitShard", StreamName="s", ShardToSplit="0", NewStartingHashKey=str(2**127))
+    world.now_s += 1
+    assert world.shards() == [0, 1, 2]
+    world.now_s -= 1.9
+    world.ask("SplitShard", StreamName="s", ShardToSplit="1", NewStartingHashKey=str(2**126))
+    after = opened(copy(folder), now_s=world.now_s, control_delay_ms=500)
+    assert dump(after) == dump(world)
+    world.now_s += 1
+    world.ask("DeleteStream", StreamName="s")
+    world.now_s += 1
+    assert world.ask("ListStreams")["StreamNames"] == []
+    world.now_s -= 1.9
+    world.ask("CreateStream", StreamName="s", ShardCount=1)
+    after = opened(copy(folder, "other"), now_s=world.now_s + 1)
+    assert after.shards() == [0]
+
+
+def test_a_clock_that_goes_back_loses_nothing(opened: Open, folder: Path) -> None:
+    """Also to before the stream was made."""
+    world = opened()
+    world.ask("CreateStream", StreamName="s", ShardCount=1)
+    world.put("a")
+    world.now_s -= 5
+    world.ask("CreateStream", StreamName="t", ShardCount=1)
+    world.now_s -= 5
+    numbers = [int(one["SequenceNumber"]) for one in (*world.put("b"), *world.put("c"))]
+    world.put("d", "e", stream="t")
+    world.put("f", stream="t")
+    after = opened(copy(folder), now_s=world.now_s - 5)
+    numbers += [int(one["SequenceNumber"]) for one in after.put("g")]
+    after.put("h", stream="t")
+    assert numbers == sorted(set(numbers))
+    assert after.read(after.iterator(0)) == ["a", "b", "c", "g"]
+    assert after.read(after.iterator(0, stream="t")) == ["d", "e", "f", "h"]
+    for name in "st":
+        times = [at for _, _, at, _ in drain(after, 0, name)]
+        assert times == sorted(times)
+
+
+def test_a_shard_whose_records_have_all_expired_is_read_from_any_time(opened: Open, folder: Path) -> None:
+    world = opened(segment_bytes=600)
+    world.ask("CreateStream", StreamName="s", ShardCount=1)
+    for value in "abc":
+        world.put(value * 100)
+    world.now_s += 25 * 3600
+    assert world.read(world.iterator(0)) == []
+    for one in (world, opened(copy(folder), now_s=world.now_s)):
+        assert one.read(one.iterator(0, "AT_TIMESTAMP", Timestamp=EPOCH_S)) == []
+        shard = one.stream().shards[0]
+        assert [shard.bytes_before(n) for n in (1, 3, 4)] == [303, 303, 303]
+        one.put("d")
+        assert one.read(one.iterator(0, "AT_TIMESTAMP", Timestamp=EPOCH_S)) == ["d"]
 
 
 def test_a_limit_that_was_lowered_since_undoes_nothing(opened: Open, folder: Path) -> None:
@@ -335,6 +396,96 @@ def test_entries_end_in_a_damage_that_names_the_place() -> None:
     assert found[1:] == [Damage(len(one))]
 
 
+# ── a kill at any moment ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Killed(BaseException):
+    """The process is no more."""
+
+
+class MortalOs:
+    """The system as a process sees it that is killed at its `left`-th call that changes the disk: a write may come half."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def _count(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+
+    def writev(self, file: int, pieces: list[bytes]) -> int:
+        raw = b"".join(pieces)
+        if self.left == 0:
+            os.write(file, raw[: len(raw) * 2 // 3])
+        self._count()
+        return os.write(file, raw[: max(len(raw) // 2, 1)])  # short: the rest is another call
+
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_WRONLY:
+            self._count()
+        return os.open(path, flags, mode)
+
+    def fdatasync(self, file: int) -> None:
+        self._count()
+        os.fdatasync(file)
+
+    def fsync(self, file: int) -> None:
+        self._count()
+        os.fsync(file)
+
+    def ftruncate(self, file: int, size: int) -> None:
+        self._count()
+        os.ftruncate(file, size)
+
+
+def live(world: InlineBroker, turn: int, acknowledged: dict[str, float]) -> None:
+    """Puts, reshards and time enough that files are begun and replaced. To the first refusal: the process is as good as dead."""
+    for n in range(20):
+        name = f"{turn}.{n:02}"
+        record = {"Data": base64.b64encode(name.encode()).decode(), "PartitionKey": name}
+        if world.post("PutRecord", json.dumps({"StreamName": "s", **record})).status != 200:
+            return
+        acknowledged[name] = world.now_s
+        if n % 4 == 1:
+            count = {"StreamName": "s", "TargetShardCount": 1 + n % 8 // 4, "ScalingType": "UNIFORM_SCALING"}
+            world.post("UpdateShardCount", json.dumps(count))
+        world.now_s += 4 * 3600
+
+
+@pytest.mark.parametrize("first", range(0, 240, 60))
+def test_a_kill_at_any_call_of_the_system_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    """And again in the recovery, and once more."""
+    options: dict[str, Any] = {"segment_bytes": 1000, "memory_bytes_max": 500}
+    for left in range(first, first + 60, 2):
+        shutil.rmtree(folder, ignore_errors=True)
+        world = InlineBroker(data_dir=folder, **options)
+        world.ask("CreateStream", StreamName="s", ShardCount=1)
+        world.close()
+        acknowledged: dict[str, float] = {}
+        now_s = EPOCH_S
+        for turn, calls in enumerate((left, left // 3, 10**9)):
+            with monkeypatch.context() as patch:
+                patch.setattr(journal, "os", MortalOs(calls))
+                try:
+                    world = InlineBroker(data_dir=folder, now_s=now_s, **options)
+                except Killed:
+                    continue
+                live(world, turn, acknowledged)
+                world.close()
+                now_s = world.now_s
+        after = InlineBroker(data_dir=folder, now_s=now_s, **options)
+        found = [[base64.b64decode(data).decode() for *_, data in drain(after, index)] for index in after.shards()]
+        after.close()
+        assert all(names == sorted(set(names)) for names in found)
+        names = [name for shard in found for name in shard]
+        assert len(names) == len(set(names))
+        assert {name for name, put_s in acknowledged.items() if put_s > now_s - 23 * 3600} <= set(names), left
+
+
 # ── disk and memory ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -410,6 +561,8 @@ def test_memory_stays_within_its_bound(opened: Open) -> None:
         world.put(*["x" * 200] * (20 if turn % 2 else 1), key=f"k{turn}")
         held = sum(block.held for shard in world.stream().shards.values() for block in shard._blocks)
         assert held <= 100_000
+        assert world.front.journal is not None
+        assert world.front.journal._held_bytes == held
     assert sum(len(drain(world, index)) for index in world.shards()) == 30 * 21
 
 
@@ -458,6 +611,71 @@ async def test_what_a_control_call_did_is_not_told_before_it_is_safe(folder: Pat
         assert await told.ready
         assert shard.read(1, 10, 1000, 0).at_end
         assert front.answer(request("ListShards", StreamName="s")).ready is None
+
+
+async def test_a_refusal_that_tells_of_an_operation_waits_for_it(folder: Path) -> None:
+    async with Broker(data_dir=folder) as broker:
+        made = broker._front.answer(request("CreateStream", StreamName="s", ShardCount=1))
+        refused = broker._front.answer(request("CreateStream", StreamName="s", ShardCount=1))
+        assert refused.status == 400
+        assert refused.ready is not None
+        assert refused.ready is made.ready
+        assert await refused.ready
+        assert broker._front.answer(request("CreateStream", StreamName="s", ShardCount=1)).ready is None
+
+
+async def test_a_start_that_fails_lets_go_of_the_directory(folder: Path) -> None:
+    with pytest.raises(ApiError):
+        await Broker(data_dir=folder, streams={"s": 10**9}).start()
+    async with Broker(data_dir=folder, streams={"s": 1}):
+        pass
+
+
+async def test_a_log_that_cannot_be_read_ends_a_subscription(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With an exception within its stream, and the broker goes on: also when it looks for what has expired."""
+    caplog.set_level(logging.ERROR)
+    now = [EPOCH_S]
+    async with Broker(data_dir=folder, memory_bytes_max=0, segment_bytes=600, clock=lambda: now[0]) as broker:
+        broker.create_stream("s", region="eu-west-1")
+        arn = arn_of("s")
+        broker.call("RegisterStreamConsumer", region="eu-west-1", StreamARN=arn, ConsumerName="c")
+        for value in ("QUFB", "QkJC", "Q0ND"):
+            broker.call("PutRecord", region="eu-west-1", StreamName="s", Data=value * 200, PartitionKey="k")
+            now[0] += 10
+        for path in sorted(folder.glob("*.log"))[:-1]:
+            raw = path.read_bytes()
+            path.write_bytes(raw[:-1] + bytes((raw[-1] ^ 1,)))
+        consumer = broker.call("DescribeStreamConsumer", region="eu-west-1", StreamARN=arn, ConsumerName="c")
+        start = {"Type": "TRIM_HORIZON"}
+        answer = broker._front.answer(
+            request("SubscribeToShard", ConsumerARN=consumer["ConsumerDescription"]["ConsumerARN"], ShardId="0", StartingPosition=start)
+        )
+        assert answer.push is not None
+        got = Pieces()
+        answer.push.opened(got)
+        assert b"InternalFailureException" in got.pieces[-1]
+        assert got.ended
+        now[0] += 24 * 3600 - 25  # one of the three has expired
+        broker._journal.sweep()  # type: ignore[union-attr]
+        broker.call("AddTagsToStream", region="eu-west-1", StreamName="s", Tags={"a": "b"})
+    assert "the log is damaged" in caplog.text
+
+
+class Pieces:
+    """Where a push is written to."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.ended = False
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def end(self) -> None:
+        self.ended = True
+
+    def abort(self) -> None:
+        raise AssertionError("nobody breaks off")
 
 
 async def test_a_call_in_process_returns_when_it_is_safe(folder: Path) -> None:

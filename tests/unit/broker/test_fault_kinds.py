@@ -327,6 +327,19 @@ def test_an_iterator_expires_before_its_time(world: InlineBroker) -> None:
     assert world.read(iterator) == ["0"]
 
 
+def test_the_clock_stays_within_the_calendar(world: InlineBroker) -> None:
+    """Texts name days: beyond the year 9999 there are none."""
+    year_s = 366 * 86_400
+    world.faults.add(ClockJump("ListStreams", jump_s=10 * year_s, times="always"))
+    world.now_s = 253_000_000_000.0
+    iterator = world.iterator(0)
+    for _ in range(5):
+        world.ask("ListStreams")
+    assert world.state.ahead_s == 10 * year_s
+    code, text = world.refused("GetRecords", ShardIterator=iterator)
+    assert (code, "right now it is" in text) == ("ExpiredIteratorException", True)
+
+
 def test_the_clock_jumps_before_a_call(world: InlineBroker) -> None:
     put(world, 1)
     iterator = world.iterator(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Any
@@ -17,6 +18,7 @@ import h2.settings
 import pytest
 
 from streamlet.broker import Broker, eventstream, http2
+from streamlet.broker.faults import Latency
 from streamlet.broker.inline import AUTHORIZATION
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -36,6 +38,7 @@ class Client:
         self.ended: set[int] = set()
         self.resets: dict[int, int] = {}
         self.goodbye: int | None = None
+        self.pinged = False
         self.h2.initiate_connection()
         self.flush()
 
@@ -85,6 +88,8 @@ class Client:
                     self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, h2.events.StreamEnded):
                 self.ended.add(event.stream_id)
+            elif isinstance(event, h2.events.PingAckReceived):
+                self.pinged = True
             elif isinstance(event, h2.events.StreamReset):
                 self.resets[event.stream_id] = int(event.error_code or 0)
             elif isinstance(event, h2.events.ConnectionTerminated):
@@ -109,6 +114,13 @@ class Client:
                 data = data[message[1] :]
             if len(found) >= count:
                 return found
+            assert self.receive(), "the connection ended"
+
+    def ping(self) -> None:
+        """Wait until all that was sent has been acted on."""
+        self.h2.ping(b"12345678")
+        self.flush()
+        while not self.pinged:
             assert self.receive(), "the connection ended"
 
     def close(self) -> None:
@@ -223,8 +235,53 @@ def test_a_subscriber_that_does_not_read_costs_one_event_and_misses_nothing(brok
     assert records == 20
 
 
+def test_a_subscription_goes_on_after_another_streams_answer_held_up_the_client(broker: Broker) -> None:
+    """One transport for all: when it is full everything pauses, and when it is read everything goes on, also what has nothing to send."""
+    with closing(Client(broker.endpoint_url, window=2**30)) as client:
+        client.h2.increment_flow_control_window(2**30)
+        stream = subscribe(client, consumer(client))
+        client.events(stream, 2)
+        push = next(found.push for found in streams_of(broker) if found.push is not None)
+        seen_paused = threading.Event()
+        tell = push.paused
+
+        def paused() -> None:
+            seen_paused.set()
+            tell()
+
+        push.paused = paused
+        for _ in range(16):
+            broker.call("PutRecord", StreamName="s", Data="A" * 1024 * 1024, PartitionKey="k")
+        iterator = broker.call("GetShardIterator", StreamName="s", ShardId="shardId-000000000000", ShardIteratorType="TRIM_HORIZON")
+        reads = [client.ask("GetRecords", **iterator) for _ in range(3)]
+        for read in reads:
+            client.answer(read)
+        assert seen_paused.is_set(), "the client's answers did not fill the transport"
+        seen = len(client.events(stream, 2))
+        broker.call("PutRecord", StreamName="s", Data="YQ==", PartitionKey="k")
+        client.socket.settimeout(5)
+        client.events(stream, seen + 1)
+
+
 def streams_of(broker: Broker) -> list[Any]:
     return [stream for connection in broker._connections for stream in getattr(connection, "_streams", {}).values()]
+
+
+def test_answers_that_are_late_are_bounded_like_those_that_are_not_taken(
+    broker: Broker, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer is in memory from when it is made: with enough of it there, the next request waits, and comes to its turn."""
+    monkeypatch.setattr(http2, "ANSWERS_BYTES_MAX", 1)
+    broker.faults.add(Latency(delay_s=3600, times=1))
+    late, *others = [client.ask("ListStreams") for _ in range(3)]
+    client.ping()
+    assert client.ended == set()
+    broker.faults.add(Latency(delay_s=0.001, times="always"))
+    client.h2.reset_stream(late)
+    client.flush()
+    for stream in others:
+        assert client.answer(stream)["StreamNames"] == ["s"]
+    assert [connection._answers_bytes for connection in broker._connections if isinstance(connection, http2.Http2Connection)] == [0]
 
 
 def test_go_away_on_stop() -> None:
@@ -284,6 +341,20 @@ def test_malformed_frames_end_the_connection_with_a_reason(broker: Broker, frame
         kinds.append(data[3])
         data = data[9 + int.from_bytes(data[:3], "big") :]
     assert kinds[-1] == 7, "GOAWAY comes last"
+    assert served(broker)
+    assert caplog.records == []
+
+
+def test_a_header_that_is_not_utf_8_is_a_header(broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
+    """As over HTTP/1.1, where any byte is a character."""
+    parts = urlsplit(broker.endpoint_url)
+    with closing(socket.create_connection((parts.hostname, parts.port), timeout=10)) as raw:
+        raw.sendall(PREFACE + b"\0\0\0\4\0\0\0\0\0" + b"\0\0\x0b\1\5\0\0\0\1\x82\x84\x86\1\1x\0\1a\1\xff")
+        data = b""
+        while b"AccessDenied" not in data:
+            piece = raw.recv(65_536)
+            assert piece, "the connection ended"
+            data += piece
     assert served(broker)
     assert caplog.records == []
 

@@ -132,3 +132,16 @@ def test_the_brokers_owner_finds_every_stream_whose_name_is_unique() -> None:
         broker.call("DescribeStreamSummary", StreamName="mine", account=TWO)
     iterator = broker.call("GetShardIterator", StreamName="mine", ShardId=SHARD, ShardIteratorType="LATEST")["ShardIterator"]
     assert b'"Records":[]' in b"".join(broker.call("GetRecords", ShardIterator=iterator))
+
+
+def test_a_region_of_any_length_gives_iterators_that_can_be_read(world: InlineBroker) -> None:
+    name = "n" * 128
+    region = "r" * 64
+    as_caller(world, "111111111111", region, "CreateStream", StreamName=name, ShardCount=1)
+    where = {"StreamName": name, "ShardId": "0", "ShardIteratorType": "LATEST"}
+    token = as_caller(world, "111111111111", region, "GetShardIterator", **where)["ShardIterator"]
+    assert len(token) <= 512
+    assert as_caller(world, "111111111111", region, "GetRecords", ShardIterator=token)["Records"] == []
+    # A longer one is no region: the caller is taken for one of the default region.
+    answer = as_caller(world, "111111111111", "r" * 65, "CreateStream", StreamName=name, ShardCount=1)
+    assert not answer

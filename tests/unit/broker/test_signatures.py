@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ import boto3
 import pytest
 from botocore.auth import SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
+from botocore.compat import HTTPHeaders
 from botocore.config import Config
 from botocore.credentials import Credentials
 
 from streamlet.broker import ApiError, Broker
+from streamlet.broker.auth import caller
 from streamlet.broker.http import Request
 from streamlet.broker.signatures import Verifier, read_secrets
 from streamlet.errors import ConfigurationError
+from tests.unit.broker.test_http2 import Client
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 VERIFIER = Verifier({KEY: SECRET, "OTHER": "x"})
@@ -69,6 +73,42 @@ def test_whatever_is_changed_is_found(query: bool) -> None:
         assert SECRET not in text
 
 
+def test_whoever_signs_is_also_who_calls() -> None:
+    """Two credentials in one header: the account is that of the one whose signature was checked."""
+    request = signed()
+    header = request.headers["authorization"]
+    request.headers["authorization"] = header.replace(
+        "Credential=", "Credential=111122223333/20260101/us-west-2/kinesis/aws4_request, Credential="
+    )
+    VERIFIER.check(request, now_ms())
+    assert caller(request) == caller(signed())
+    assert caller(request)[0] != "111122223333"
+
+
+def test_authority_is_signed_in_hosts_place_over_http_2(verifying: Broker) -> None:
+    """As the JavaScript SDK does. The one that sends both, as proxies do, signs one."""
+    url = verifying.endpoint_url
+    place = urlsplit(url).netloc
+    for name, more in ((":authority", []), ("host", [("host", place)])):
+        body = b"{}"
+        request = AWSRequest(
+            "POST", url, data=body, headers={"X-Amz-Target": "Kinesis_20131202.ListStreams", "Content-Type": "application/x-amz-json-1.1"}
+        )
+        signer = SigV4Auth(Credentials(KEY, SECRET), "kinesis", "eu-west-1")
+        signed_here = HTTPHeaders()
+        signed_here[name] = place
+        signer.headers_to_sign = lambda _, chosen=signed_here: chosen
+        signer.add_auth(request)
+        head = [(":method", "POST"), (":path", "/"), (":scheme", "http"), (":authority", place), *more]
+        with closing(Client(url)) as client:
+            stream = client.h2.get_next_available_stream_id()
+            client.bodies[stream] = bytearray()
+            client.h2.send_headers(stream, head + [(key.lower(), value) for key, value in request.headers.items()])
+            client.h2.send_data(stream, body, end_stream=True)
+            client.flush()
+            assert client.answer(stream)["StreamNames"] == ["s"]
+
+
 def test_an_unknown_key() -> None:
     assert refusal(signed(key="NOBODY")) == ("UnrecognizedClientException", "The security token included in the request is invalid.")
 
@@ -99,6 +139,9 @@ def test_scopes_and_forms_that_are_wrong() -> None:
     assert "'Host'" in bent("SignedHeaders=host;", "SignedHeaders=")[1]
     assert "Date in Credential scope" in bent(f"/{good.headers['x-amz-date'][:8]}/", "/20200101/")[1]
     assert refusal(good._replace(headers={**good.headers, "x-amz-date": "yesterday"}))[0] == "IncompleteSignatureException"
+    undated = {name: value for name, value in good.headers.items() if name != "x-amz-date"}
+    for date in ("yesterday", "Fri, 31 Dec 9999 23:59:59 -2300"):
+        assert refusal(good._replace(headers={**undated, "date": date}))[0] == "IncompleteSignatureException"
     assert bent("Signature=", "Signature=ä")[0] == "InvalidSignatureException"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from botocore.eventstream import EventStreamBuffer
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from streamlet.broker import eventstream
 from streamlet.broker.errors import ApiError
 from streamlet.broker.faults import DuplicateRead, EndSubscription, FailSubscription, StallSubscription
+from streamlet.broker.formats import JSON
 from streamlet.broker.inline import InlineBroker
-from streamlet.broker.subscriptions import EVENT_BYTES_MAX, Due, Subscription
+from streamlet.broker.subscriptions import EVENT_BYTES_MAX, Due, EventPush, Subscription
 
 ARN = "arn:aws:kinesis:eu-west-1:000000000000:stream/s"
 SHARD = "shardId-000000000000"
@@ -179,6 +181,44 @@ def test_a_later_one_takes_over(world: InlineBroker, consumer: str) -> None:
     assert values(due(world, new)) == ["a"]
     with pytest.raises(ApiError, match="Another active subscription"):
         subscribe(world, consumer)  # the old one's end did not free the new one's place
+
+
+def test_a_clock_set_back_does_not_keep_a_later_one_out(world: InlineBroker, consumer: str) -> None:
+    world.now_s += 3600
+    first = subscribe(world, consumer)
+    world.now_s -= 1800
+    second = subscribe(world, consumer)
+    assert due(world, first, idle=True) == Due([], error=ANY, last=True)
+    assert due(world, second, idle=True) is not None
+
+
+class _Pipe:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def write(self, data: bytes) -> None:
+        self.said.append("write")
+
+    def end(self) -> None:
+        self.said.append("end")
+
+    def abort(self) -> None:
+        self.said.append("abort")
+
+
+async def test_a_client_that_never_reads_is_broken_off_once_it_is_over(world: InlineBroker, consumer: str) -> None:
+    """Event 1: a client stops to read. Event 2: its subscription expires. Its end cannot be sent, and waiting for that would
+    keep the consumer's place, and a deleted stream's records, for ever."""
+    subscription, pipe = subscribe(world, consumer), _Pipe()
+    push = EventPush(subscription, JSON, lambda: world.state.now_ms)
+    push.opened(pipe)
+    push.paused()
+    push._tick()
+    assert "abort" not in pipe.said
+    world.now_s += 301
+    push._tick()
+    assert pipe.said[-1] == "abort"
+    assert subscription.ended
 
 
 def test_it_ends_after_five_minutes_by_the_brokers_clock(world: InlineBroker, consumer: str) -> None:

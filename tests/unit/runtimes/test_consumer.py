@@ -122,3 +122,23 @@ def test_private_state_against_a_real_endpoint_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="--state"):
         asyncio.run(main())
+
+
+async def test_several_batches_of_a_shard_wait_for_their_answers_at_once(tmp_path: Path) -> None:
+    """With a parallelization factor, answered in any order; the one left without an answer comes again, and what is behind it."""
+    async with Broker(streams={"s": 1}) as broker:
+        async with Producer("s", endpoint_url=broker.endpoint_url) as producer:
+            await producer.put_many([(json.dumps(n).encode(), f"key-{n % 10}") for n in range(10)])
+        async with consumer(broker, tmp_path, parallelization_factor=3, batch_size=10) as opened, asyncio.timeout(30):
+            received = []
+            async for batch in opened:
+                received.append(batch)
+                if len(received) == 3:
+                    break
+            of = [[record.value for record in batch] for batch in received]
+            assert sorted(n for numbers in of for n in numbers) == list(range(10))
+            for batch, numbers in zip(reversed(received), reversed(of), strict=True):
+                if 0 not in numbers:
+                    await batch.ack()
+        async with consumer(broker, tmp_path, batch_size=10) as opened:
+            assert await take(opened, 10) == list(range(10)), "the checkpoint is before record 0"

@@ -9,6 +9,7 @@ from typing import Self
 import pytest
 
 from streamlet.broker import Broker
+from streamlet.broker.faults import DuplicateRead
 from streamlet.errors import AccessRefused, ConfigurationError, IteratorRefused, NotFound, ServiceError, Throttled, Unavailable
 from streamlet.kinesis.client import KinesisClient
 from streamlet.kinesis.sigv4 import Credentials
@@ -192,6 +193,17 @@ async def test_an_expired_horizon_iterator_starts_over_when_nothing_was_read() -
         await world.put(b"1")
         world.broker.faults.expire_iterators()
         assert await drain(reader) == [b"1"]
+
+
+async def test_what_an_answer_repeats_is_dropped() -> None:
+    """The engine numbers what it is given: a record that came twice would be handed out after itself."""
+    async with World() as world:
+        reader, values = world.reader(), []
+        for begin in (0, 10, 20):
+            await world.put(*[b"%d" % n for n in range(begin, begin + 10)])
+            values += await drain(reader)
+            world.broker.faults.add(DuplicateRead(back=2))
+    assert values == [b"%d" % n for n in range(30)]
 
 
 async def test_it_begins_after_a_record_position() -> None:

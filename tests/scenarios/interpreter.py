@@ -1,0 +1,376 @@
+"""What does Lambda's event source mapping do with a scenario, read from the reference alone?
+
+This is a witness: it imports nothing of the package, and is written for clarity from the notes on Lambda's behaviour (batching,
+retries, partial responses, bisect, tumbling windows), not from our implementation. Each slot of each shard is followed by itself
+from its first record to its last, with its own clock, by recursion over the list of records still open. Checkpoints are worked out
+afterwards from the times at which records came to their end.
+
+What the notes leave open is decided by `Choices`, one field each, so that one can ask which scenarios depend on which reading
+(`depends_on`). The defaults are the readings that the notes propose, else the literal ones. Readings without a field:
+  * Time passes only in function calls, waits, and until records arrive or windows close. A record is read when it arrives.
+  * A record is too old if its age exceeds the limit: at exactly the limit it is still tried.
+  * Throttles are followed by the same growing waits as failures. The row of waits starts anew for a new batch, after progress,
+    and for each part of a split.
+  * A throttled try counts neither as a retry nor in approximateInvokeCount, and splits nothing. If it was the first try of a
+    batch whose records then get too old, the document says 1, as it does for records that were too old when first read.
+  * With ReportBatchItemFailures, a response without the key batchItemFailures, of any type, lists no failures and is a success;
+    a batchItemFailures that is neither a list nor null is a complete failure.
+  * Without it, and without tumbling windows, every returned value is a success.
+  * A try that fails as a whole keeps the count of tries; records that got too old meanwhile leave the batch with a document
+    of their own before the next try.
+  * Each piece that is done moves the checkpoint, in a split batch as well. The document is delivered before the checkpoint moves.
+  * Slots are independent; the checkpoint of a shard is the end of the longest row of its records, from the first, that are all at
+    their end. Records that the filter drops are at their end when they arrive.
+  * An event holds at most 6 MiB; a record takes its base64 length and 500 bytes. Scenarios stay away from the exact bound.
+  * A batch holds records of one tumbling window. A window without records is not opened. A batch given up leaves the state as it
+    was; a partial response that makes progress replaces it; a complete failure does not. The final call is tried until it succeeds,
+    whatever the number of retries. Closing a window early (state above 1 MB, resharding) is not covered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final, Literal
+
+from tests.scenarios.scenarios import Event, Raised, Record, Scenario, Script, Shard, Throttled, Trace, with_sequence_numbers
+
+__all__ = ["ALTERNATIVES", "Choices", "Endless", "interpret"]
+
+TRIES_MAX: Final = 400
+EVENT_BYTES_MAX: Final = 6 * 1024 * 1024
+ENVELOPE_BYTES: Final = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """How to read what the reference leaves open."""
+
+    first_wait_s: float = 1.0
+    """Waits between tries double from here …"""
+    longest_wait_s: float = 15.0
+    """… up to here. With these, 60 s of age allow the eight tries that were recorded."""
+    wait_after_split: bool = True
+    """Whether the first half of a split waits like a retry."""
+    cut: Literal["down", "up"] = "down"
+    """Whether the first half of an odd batch is the smaller (n // 2) or the larger."""
+    split_without_retries: bool = True
+    """Whether a batch is split even where no retry is allowed, as splits use up none."""
+    pieces_start_anew: bool = True
+    """Whether each half counts its tries from none."""
+    invalid_splits: bool = True
+    """Whether an invalid response is a function error, and so splits the batch."""
+    first_named: Literal["whole", "halve"] = "whole"
+    """With bisect, a response naming the first record: split there, which leaves the batch whole, or in the middle."""
+    mixed_identifiers: Literal["invalid", "lowest"] = "invalid"
+    """A response with valid and invalid identifiers: a complete failure, or the lowest valid one counts."""
+    too_old_keeps_tries: bool = True
+    """Whether the younger records keep the count of tries when older ones are dropped."""
+    too_old_alone: bool = False
+    """Whether records too old when read make a batch of their own, so that the younger ones join the next records."""
+    too_old_count: Literal["tries", "one more"] = "tries"
+    """approximateInvokeCount of a RecordAgeExceeded: tries, but at least 1; or the try that did not happen is counted."""
+    refused: Literal["insist", "drop"] = "insist"
+    """A document that the destination refuses is delivered again until it is accepted, or dropped."""
+    documents: Literal["each", "merged"] = "each"
+    """One document for each piece of a batch that is given up, or one for neighbouring pieces that failed alike, with the last one's count."""
+    window_opens: Literal["after call", "at record"] = "after call"
+    """The batching window starts when the last call ended (so a record after it is handed on at once), or not before a record is there."""
+    latency_s: float = 0.0
+    """What each try takes besides the function. For finding scenarios that stand on the edge of a time limit."""
+
+
+_DEFAULT: Final = Choices()
+ALTERNATIVES: Final[dict[str, tuple[Choices, ...]]] = {
+    "waits": (
+        Choices(first_wait_s=0.2, longest_wait_s=5.0),
+        Choices(first_wait_s=4.0, longest_wait_s=60.0),
+        Choices(wait_after_split=False),
+    ),
+    "cut": (Choices(cut="up"),),
+    "split without retries": (Choices(split_without_retries=False),),
+    "pieces start anew": (Choices(pieces_start_anew=False),),
+    "invalid splits": (Choices(invalid_splits=False),),
+    "first named": (Choices(first_named="halve"),),
+    "mixed identifiers": (Choices(mixed_identifiers="lowest"),),
+    "too old keeps tries": (Choices(too_old_keeps_tries=False),),
+    "too old alone": (Choices(too_old_alone=True),),
+    "too old count": (Choices(too_old_count="one more"),),
+    "refused": (Choices(refused="drop"),),
+    "documents": (Choices(documents="merged"),),
+    "window opens": (Choices(window_opens="at record"),),
+    "latency": (Choices(latency_s=0.05),),
+}
+
+
+class Endless(Exception):
+    """The scenario is not over after so many tries that it never will be."""
+
+
+def interpret(scenario: Scenario, choices: Choices = _DEFAULT) -> Trace:
+    """The events of a scenario, in the format of `tests.scenarios.scenarios`, each with its time as "at".
+
+    Raises `Endless` if a record is never done nor given up.
+    """
+    script = Script(scenario)
+    events: Trace = []
+    for shard in scenario.shards:
+        lanes: list[Lane] = []
+        for number in range(scenario.mapping.factor):
+            lane = Lane(scenario, shard, script, choices)
+            lane.run([record for record in shard.records if scenario.passes(record) and scenario.lane_of(record) == number])
+            lanes.append(lane)
+        ends = [{"kind": "end", "at": max(0.0, r.arrival_s), "labels": [r.label]} for r in shard.records if not scenario.passes(r)]
+        merged = sorted([*ends, *(event for lane in lanes for event in lane.events)], key=_at)
+        events += _with_checkpoints(shard, merged)
+    return sorted(events, key=_at)
+
+
+def _at(event: Event) -> float:
+    at: float = event["at"]
+    return at
+
+
+def _with_checkpoints(shard: Shard, events: Trace) -> Trace:
+    """The events, with the ends of records replaced by the moves of the checkpoint that they allow."""
+    ended: set[str] = set()
+    position = 0
+    result: Trace = []
+    for event in events:
+        if event["kind"] != "end":
+            result.append(event)
+            continue
+        ended.update(event["labels"])
+        before = position
+        while position < len(shard.records) and shard.records[position].label in ended:
+            position += 1
+        if position > before:
+            result.append({"kind": "checkpoint", "shard": shard.name, "label": shard.records[position - 1].label, "at": event["at"]})
+    return result
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a try says of its batch: the first `done` records are done. If not all, why, and whether the batch may be split."""
+
+    done: int
+    function_error: str | None = None
+    splits: bool = False
+
+
+class Lane:
+    """One slot of one shard: its records in order, each brought to its end before the next batch is begun."""
+
+    def __init__(self, scenario: Scenario, shard: Shard, script: Script, choices: Choices) -> None:
+        self.mapping = scenario.mapping
+        self.scenario = scenario
+        self.shard = shard
+        self.script = script
+        self.choices = choices
+        self.events: Trace = []
+        self.now = 0.0
+        self.tries = 0
+        self.window: float | None = None  # start of the tumbling window
+        self.state: Any = {}
+        self.given_up: list[Record] = []  # not yet told, …
+        self.why: Event = {}  # … for this reason
+        # From 8 on, so that the order as text (10 before 8) is not the order as numbers.
+        self.numbers = {record.label: str(8 + index) for index, record in enumerate(shard.records)}
+
+    def run(self, records: list[Record]) -> None:
+        length = self.mapping.tumbling_s
+        if not length:
+            self.drain(records)
+            return
+        for start, group in groupby(records, key=lambda record: record.arrival_s // length * length):
+            self.window, self.state = start, {}
+            self.drain(list(group))
+            self.now = max(self.now, start + length)
+            self.close_window(0)
+
+    def drain(self, records: list[Record]) -> None:
+        """Batch after batch until no record is left."""
+        last_call_s = self.now
+        while records:
+            batch = self.gather(records, last_call_s)
+            records = records[len(batch) :]
+            self.finish(batch, tries=0, waits=0)
+            self.tell()
+            last_call_s = self.now
+
+    # --- batches
+
+    def gather(self, records: list[Record], last_call_s: float) -> list[Record]:
+        """The next batch. The clock goes to the moment at which it is closed: by count, by bytes, or by the batching window."""
+        self.now = max(self.now, records[0].arrival_s)
+        opened = last_call_s if self.choices.window_opens == "after call" else self.now
+        closes = opened + self.mapping.window_s
+        if self.window is not None:
+            closes = min(closes, self.window + self.mapping.tumbling_s)
+        closes = max(closes, self.now)
+        batch: list[Record] = []
+        for record in records:
+            if record.arrival_s > closes:
+                break
+            if event_bytes([*batch, record]) > EVENT_BYTES_MAX:
+                closes = max(self.now, record.arrival_s)
+                break
+            batch.append(record)
+            if len(batch) == self.mapping.batch_size:
+                closes = max(self.now, record.arrival_s)
+                break
+        self.now = closes
+        too_old = self.too_old(batch)
+        return too_old if too_old and self.choices.too_old_alone else batch
+
+    def too_old(self, records: list[Record]) -> list[Record]:
+        limit = self.mapping.max_age_s
+        return [record for record in records if limit >= 0 and self.now - record.arrival_s > limit]
+
+    # --- tries
+
+    def finish(self, batch: list[Record], *, tries: int, waits: int) -> None:
+        """Bring every record of a batch to its end. `tries` were made of it before, and `waits` waits since its last progress."""
+        if not batch:
+            return
+        if too_old := self.too_old(batch):
+            count = max(1, tries) if self.choices.too_old_count == "tries" else tries + 1
+            self.give_up(too_old, {"condition": "RecordAgeExceeded", "approximateInvokeCount": count})
+            young = [record for record in batch if record not in too_old]
+            self.finish(young, tries=tries if self.choices.too_old_keeps_tries else 0, waits=waits)
+            return
+        reading = self.attempt(batch)
+        if reading is None:
+            self.wait(waits)
+            self.finish(batch, tries=tries, waits=waits + 1)
+        elif reading.done == len(batch):
+            self.succeed(batch)
+        elif reading.done > 0:
+            self.succeed(batch[: reading.done])
+            self.wait(0)
+            self.finish(batch[reading.done :], tries=0, waits=0)
+        elif self.is_split(batch, reading, tries + 1):
+            middle = len(batch) // 2 if self.choices.cut == "down" else (len(batch) + 1) // 2
+            of_each = 0 if self.choices.pieces_start_anew else tries
+            if self.choices.wait_after_split:
+                self.wait(waits)
+            self.finish(batch[:middle], tries=of_each, waits=0)
+            self.finish(batch[middle:], tries=of_each, waits=0)
+        elif 0 <= self.mapping.retries < tries + 1:
+            why = {"condition": "RetryAttemptsExhausted", "approximateInvokeCount": tries + 1, "functionError": reading.function_error}
+            self.give_up(batch, why)
+        else:
+            self.wait(waits)
+            self.finish(batch, tries=tries + 1, waits=waits + 1)
+
+    def is_split(self, batch: list[Record], reading: Reading, tries: int) -> bool:
+        if not self.mapping.bisect or len(batch) == 1 or not reading.splits:
+            return False
+        return self.choices.split_without_retries or self.mapping.retries < 0 or tries <= self.mapping.retries
+
+    def attempt(self, batch: list[Record]) -> Reading | None:
+        """One try. None if it was throttled."""
+        answer = self.call([record.label for record in batch], final=False)
+        if isinstance(answer, Throttled):
+            return None
+        if isinstance(answer, Raised):
+            return Reading(0, "Unhandled", splits=True)
+        value = with_sequence_numbers(answer.value, self.numbers)
+        reading = self.read(value, batch)
+        if self.window is not None and reading.done:
+            self.state = value["state"]
+        return reading
+
+    def call(self, labels: list[str], *, final: bool) -> Any:
+        self.tries += 1
+        if self.tries > TRIES_MAX:
+            raise Endless(f"{self.scenario.name}: no end after {TRIES_MAX} tries")
+        answer = self.script.next(labels, window=f"{self.shard.name}@{self.window}", state=self.state)
+        outcome = "raised" if isinstance(answer, Raised) else "throttled" if isinstance(answer, Throttled) else "returned"
+        event = {"kind": "invocation", "shard": self.shard.name, "labels": labels, "outcome": outcome, "at": self.now}
+        if self.window is not None:
+            event |= {"window": self.window, "final": final, "state": self.state}
+        self.events.append(event)
+        self.now += self.choices.latency_s
+        if not isinstance(answer, Throttled):
+            self.now += self.scenario.duration_s
+        return answer
+
+    def close_window(self, waits: int) -> None:
+        """The final call, until it succeeds."""
+        answer = self.call([], final=True)
+        if isinstance(answer, Raised | Throttled) or not has_state(answer.value):
+            self.wait(waits)
+            self.close_window(waits + 1)
+
+    # --- responses
+
+    def read(self, value: Any, batch: list[Record]) -> Reading:
+        """How many records from the front are done, by what the function returned."""
+        everything = Reading(len(batch))
+        invalid = Reading(0, None, splits=self.choices.invalid_splits)
+        if self.window is not None and not has_state(value):
+            return invalid
+        if not self.mapping.report or not isinstance(value, dict):
+            return everything
+        failures = value.get("batchItemFailures")
+        if failures is None or failures == []:
+            return everything
+        if not isinstance(failures, list):
+            return invalid
+        known = [self.numbers[record.label] for record in batch]
+        named = [item.get("itemIdentifier") if isinstance(item, dict) else None for item in failures]
+        valid = [name for name in named if isinstance(name, str) and name in known]
+        if not valid or (len(valid) < len(named) and self.choices.mixed_identifiers == "invalid"):
+            return invalid
+        lowest = min(valid, key=int)
+        return Reading(known.index(lowest), None, splits=self.choices.first_named == "halve")
+
+    # --- ends
+
+    def give_up(self, records: list[Record], why: Event) -> None:
+        """The records failed for good. With merged documents it is told when no neighbour can fail alike any more."""
+        alike = all(why.get(key) == self.why.get(key) for key in ("condition", "functionError"))
+        if self.given_up and not alike:
+            self.tell()
+        self.given_up, self.why = self.given_up + records, why
+        if self.choices.documents == "each":
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell the destination, if there is one, of the records given up; then they are at their end."""
+        records, self.given_up = self.given_up, []
+        if not records:
+            return
+        document = {"kind": "document", "shard": self.shard.name, **self.why}
+        document |= {"start": records[0].label, "end": records[-1].label, "batchSize": len(records)}
+        if self.scenario.refusals is not None:
+            self.deliver(document, 0)
+        self.at_end(records)
+
+    def deliver(self, document: Event, refused: int) -> None:
+        if refused == self.scenario.refusals:
+            self.events.append({**document, "at": self.now})
+        elif self.choices.refused == "insist":
+            self.wait(refused)
+            self.deliver(document, refused + 1)
+
+    def succeed(self, records: list[Record]) -> None:
+        self.tell()
+        self.at_end(records)
+
+    def at_end(self, records: list[Record]) -> None:
+        self.events.append({"kind": "end", "at": self.now, "labels": [record.label for record in records]})
+
+    def wait(self, waited: int) -> None:
+        self.now += min(self.choices.first_wait_s * 2**waited, self.choices.longest_wait_s)
+
+
+def event_bytes(records: list[Record]) -> int:
+    """The size of the event that holds these records, roughly."""
+    return sum((record.size_bytes + 2) // 3 * 4 + ENVELOPE_BYTES for record in records)
+
+
+def has_state(value: Any) -> bool:
+    """Whether a returned value is valid with tumbling windows."""
+    return isinstance(value, dict) and "state" in value
