@@ -31,9 +31,15 @@ if TYPE_CHECKING:
     from streamlet.destinations.sns import SnsDestination
     from streamlet.destinations.sqs import SqsDestination
     from streamlet.engine.invoke import RecordFailed
+    from streamlet.model.s3 import S3Object
+    from streamlet.model.window import Window
     from streamlet.producer import Producer
     from streamlet.runtimes.consumer import Consumer
+    from streamlet.runtimes.lambda_context import LambdaContext, lambda_context
     from streamlet.sinks.parquet import ParquetSink
+    from streamlet.stores.idempotency import MemoryIdempotency
+    from streamlet.stores.idempotency_dynamodb import DynamoDBIdempotency
+    from streamlet.stores.idempotency_sqlite import SqliteIdempotency
 
 __version__ = "0.1.0.dev0"
 
@@ -44,9 +50,12 @@ __all__ = [
     "ConfigurationError",
     "Consumer",
     "DecodeError",
+    "DynamoDBIdempotency",
     "EventSourceMapping",
     "FileDestination",
     "HandlerError",
+    "LambdaContext",
+    "MemoryIdempotency",
     "ParquetSink",
     "Position",
     "Producer",
@@ -56,24 +65,35 @@ __all__ = [
     "Roll",
     "RowError",
     "S3Destination",
+    "S3Object",
     "ServiceError",
     "SnsDestination",
+    "SqliteIdempotency",
     "SqsDestination",
     "StreamletError",
     "UsageError",
+    "Window",
+    "lambda_context",
 ]
 
 _LAZY = {
     "Broker": "streamlet.broker",
     "Consumer": "streamlet.runtimes.consumer",
+    "DynamoDBIdempotency": "streamlet.stores.idempotency_dynamodb",
     "FileDestination": "streamlet.destinations.file",
+    "LambdaContext": "streamlet.runtimes.lambda_context",
+    "MemoryIdempotency": "streamlet.stores.idempotency",
     "ParquetSink": "streamlet.sinks.parquet",
     "Producer": "streamlet.producer",
     "RecordFailed": "streamlet.engine.invoke",
     "Roll": "streamlet.core.rolling",
     "S3Destination": "streamlet.destinations.s3",
+    "S3Object": "streamlet.model.s3",
     "SnsDestination": "streamlet.destinations.sns",
+    "SqliteIdempotency": "streamlet.stores.idempotency_sqlite",
     "SqsDestination": "streamlet.destinations.sqs",
+    "Window": "streamlet.model.window",
+    "lambda_context": "streamlet.runtimes.lambda_context",
 }
 
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 from streamlet.codecs.json import decoder_for
 from streamlet.errors import ConfigurationError, HandlerError, StreamletError
-from streamlet.ports import Sink
-from streamlet.spec import ConsumerSpec, EventSourceMapping, Kind, check_stream_name
+from streamlet.model.record import Record
+from streamlet.ports import IdempotencyStore, Sink
+from streamlet.spec import ConsumerSpec, EventSourceMapping, Kind, ObjectSpec, check_stream_name
 
 __all__ = ["App"]
 
@@ -30,6 +32,8 @@ _OVERRIDES: Mapping[str, type] = {
     "maximum_retry_attempts": int,
     "maximum_record_age_s": float,
 }
+_TAKES: Mapping[str, tuple[str, ...]] = {"record": ("record",), "batch": ("batch",), "window": ("batch", "state"), "s3": ("object",)}
+_WITH: Mapping[str, str] = {"record": "one record", "batch": "one batch", "window": "a batch and a state", "s3": "one object"}
 
 
 class App:
@@ -44,12 +48,17 @@ class App:
 
     Options of the decorators are those of `EventSourceMapping`; `STREAMLET_BATCH_SIZE` and its like override them.
     `decode=` is a dataclass, msgspec.Struct, TypedDict, pydantic model, a callable from bytes, `bytes`, or None for plain JSON.
+
+    `deadline_margin_s` (STREAMLET_DEADLINE_MARGIN_S): in Lambda, `on_record` begins no record in the last seconds before the
+    function's time-out, so that what is done can still be told. With a sink, its files are written in that time.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, deadline_margin_s: float = 1.0) -> None:
         if not isinstance(name, str) or not name or not all(c.isalnum() or c in "_.-" for c in name):
             raise ConfigurationError(f"App name {name!r}: use letters, digits, '_', '.' and '-'; leases are kept under it")
         self.name = name
+        self.deadline_margin_s = _margin(os.environ.get("STREAMLET_DEADLINE_MARGIN_S", deadline_margin_s))
+        self._buckets: dict[str, ObjectSpec] = {}
         self._consumers: dict[str, ConsumerSpec] = {}
         self._lifespan: Lifespan | None = None
         self._lambda: Any = None
@@ -57,12 +66,30 @@ class App:
     # ── registering ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_record(
-        self, stream: str, *, decode: Any = None, sink: Sink | None = None, mapping: EventSourceMapping | None = None, **options: Any
+        self,
+        stream: str,
+        *,
+        decode: Any = None,
+        sink: Sink | None = None,
+        concurrency: int = 1,
+        idempotency: IdempotencyStore | None = None,
+        idempotency_key: Callable[[Record], str] | None = None,
+        mapping: EventSourceMapping | None = None,
+        **options: Any,
     ) -> Callable[[F], F]:
         """Call the handler with one Record at a time, in order. What it raises is that record's failure: those before it are
         done, it and those after it are tried again (and given up together, unless the mapping bisects).
-        With a sink it returns a row, a list of rows, or None."""
-        return self._register("record", stream, decode, sink, mapping, options)
+        With a sink it returns a row, a list of rows, or None.
+
+        `concurrency` records of a batch run at once, those of one partition key always one after the other: async handlers as
+        tasks, others on threads (a worker has eight). A key stops at its first failure, the others go on to the end of the
+        batch. What succeeded behind the failed record is not run again by this worker; in Lambda, and after a crash, it is.
+
+        `idempotency` (a MemoryIdempotency, SqliteIdempotency or DynamoDBIdempotency) spares what was done before, wherever it
+        was done. A record is known by its place in the stream, or by the text that `idempotency_key(record)` returns. Its
+        effect is had at most once while its marker lives, with one exception: where the process dies between the effect and
+        the marker's "done", the record blocks until the marker is too old, and then runs again."""
+        return self._register("record", stream, decode, sink, mapping, options, concurrency, idempotency, idempotency_key)
 
     def on_batch(
         self, stream: str, *, decode: Any = None, sink: Sink | None = None, mapping: EventSourceMapping | None = None, **options: Any
@@ -70,6 +97,28 @@ class App:
         """Call the handler with a Batch. What it raises is the whole batch's failure, unless it raises RecordFailed(record).
         With a sink it returns one item per record, in order: a row, a list of rows, or None."""
         return self._register("batch", stream, decode, sink, mapping, options)
+
+    def on_window(self, stream: str, *, decode: Any = None, mapping: EventSourceMapping | None = None, **options: Any) -> Callable[[F], F]:
+        """Call the handler with a Batch and a state, in tumbling windows of `tumbling_window_s` seconds per shard (by arrival).
+
+        It returns the state of its next call in the window: JSON, up to 1 MB, `{}` at first. `batch.window` tells which window,
+        and whether this is its last call, where what was summed up is written away. In Lambda only so far."""
+        return self._register("window", stream, decode, None, mapping, options)
+
+    def on_s3(self, bucket: str) -> Callable[[F], F]:
+        """Call the handler with an S3Object for each notification of the bucket. In Lambda, whose function the bucket notifies:
+        what the handler raises makes Lambda call again with the whole event (twice, unless the function says otherwise)."""
+        if not isinstance(bucket, str) or not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+            raise ConfigurationError(f"@app.on_s3 needs the name of a bucket, as in @app.on_s3('my-bucket'), not {bucket!r}")
+
+        def register(function: F) -> F:
+            if bucket in self._buckets:
+                raise ConfigurationError(f"app {self.name!r} has a handler for bucket {bucket!r} already")
+            _check_handler("s3", function)
+            self._buckets[bucket] = ObjectSpec(bucket=bucket, handler=function)
+            return function
+
+        return register
 
     def deliver(self, stream: str, *, sink: Sink, mapping: EventSourceMapping | None = None, **options: Any) -> None:
         """No handler: the payloads themselves are the sink's rows, parsed in bulk."""
@@ -86,12 +135,21 @@ class App:
         return function
 
     def _register(
-        self, kind: Kind, stream: str, decode: Any, sink: Sink | None, mapping: EventSourceMapping | None, options: dict[str, Any]
+        self,
+        kind: Kind,
+        stream: str,
+        decode: Any,
+        sink: Sink | None,
+        mapping: EventSourceMapping | None,
+        options: dict[str, Any],
+        concurrency: int = 1,
+        idempotency: IdempotencyStore | None = None,
+        idempotency_key: Callable[[Record], str] | None = None,
     ) -> Callable[[F], F]:
         _check_stream(stream, f"@app.on_{kind}")
 
         def register(function: F) -> F:
-            self._add(kind, stream, function, decode, sink, mapping, options)
+            self._add(kind, stream, function, decode, sink, mapping, options, concurrency, idempotency, idempotency_key)
             return function
 
         return register
@@ -105,6 +163,9 @@ class App:
         sink: Sink | None,
         mapping: EventSourceMapping | None,
         options: dict[str, Any],
+        concurrency: int = 1,
+        idempotency: IdempotencyStore | None = None,
+        idempotency_key: Callable[[Record], str] | None = None,
     ) -> None:
         _check_stream(stream, f"app.{kind}")
         if stream in self._consumers:
@@ -117,6 +178,9 @@ class App:
             )
         if sink is not None and (inspect.isclass(sink) or not callable(getattr(sink, "collect", None))):
             raise ConfigurationError(f"sink={sink!r} is no sink; use for instance ParquetSink('s3://bucket/orders', schema=...)")
+        if kind == "record":
+            concurrency = _concurrency(os.environ.get("STREAMLET_CONCURRENCY"), concurrency)
+        _check_idempotency(idempotency, idempotency_key, sink)
         settled = _overridden(EventSourceMapping.of(mapping, options), os.environ)
         if sink is not None and settled.parallelization_factor > 1:
             raise ConfigurationError(
@@ -131,6 +195,9 @@ class App:
             decoder=decoder_for(decode),
             mapping=settled,
             sink=sink,
+            concurrency=concurrency,
+            idempotency=idempotency,
+            idempotency_key=idempotency_key,
         )
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -139,6 +206,11 @@ class App:
     def consumers(self) -> tuple[ConsumerSpec, ...]:
         """What is registered, for the runtimes."""
         return tuple(self._consumers.values())
+
+    @property
+    def buckets(self) -> tuple[ObjectSpec, ...]:
+        """What is registered for buckets, for the runtimes."""
+        return tuple(self._buckets.values())
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -158,7 +230,7 @@ class App:
                 yield
 
     def lambda_handler(self, event: Any, context: Any = None) -> Any:
-        """The function that Lambda calls: a Kinesis event in, `batchItemFailures` out. Deploy the mapping with
+        """The function that Lambda calls: a Kinesis event in, `batchItemFailures` out; or an S3 event. Deploy the mapping with
         FunctionResponseTypes: [ReportBatchItemFailures]."""
         if self._lambda is None:
             from streamlet.runtimes.aws_lambda import LambdaRuntime
@@ -194,13 +266,50 @@ def _check_handler(kind: str, function: Any) -> None:
         if inspect.isasyncgenfunction(called) or inspect.isgeneratorfunction(called):
             name = getattr(function, "__name__", repr(function))
             raise HandlerError(f"{name} yields: a handler returns (a list of rows, with a sink), it does not yield")
+    takes = _TAKES[kind]
     try:
-        inspect.signature(function).bind(object())
+        inspect.signature(function).bind(*takes)
     except TypeError as error:
         name = getattr(function, "__name__", repr(function))
-        raise HandlerError(f"{name} cannot be called with one {kind} ({error}); write def {name}({kind}): …") from error
+        raise HandlerError(f"{name} cannot be called with {_WITH[kind]} ({error}); write def {name}({', '.join(takes)}): …") from error
     except ValueError:
         return  # a builtin without a signature: its first call will tell
+
+
+def _concurrency(override: str | None, concurrency: Any) -> int:
+    if override is not None:
+        concurrency = int(override) if override.isascii() and override.isdigit() else override
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= 1000:
+        where = "concurrency" if override is None else "STREAMLET_CONCURRENCY"
+        raise ConfigurationError(f"{where}={concurrency!r}: must be a whole number from 1 to 1,000")
+    return concurrency
+
+
+def _check_idempotency(store: Any, key: Any, sink: Any) -> None:
+    if store is None and key is not None:
+        raise ConfigurationError(
+            "idempotency_key= without idempotency= has no effect; give a store, as idempotency=SqliteIdempotency('done.db')"
+        )
+    if store is None:
+        return
+    if inspect.isclass(store) or not callable(getattr(store, "begin", None)):
+        raise ConfigurationError(f"idempotency={store!r} is no store; use for instance DynamoDBIdempotency('my-table')")
+    if key is not None and not callable(key):
+        raise ConfigurationError(f"idempotency_key={key!r}: must be a function that takes the record and returns text")
+    if sink is not None:
+        raise ConfigurationError(
+            "idempotency= with a sink: of a record that is spared there is no row, so its row would be lost. A sink alone lands each row once"
+        )
+
+
+def _margin(value: Any) -> float:
+    try:
+        margin_s = float(value)
+    except (TypeError, ValueError):
+        margin_s = -1.0
+    if isinstance(value, bool) or not 0 <= margin_s <= 900:
+        raise ConfigurationError(f"deadline_margin_s={value!r}: must be a number of seconds from 0 to 900")
+    return margin_s
 
 
 def _overridden(mapping: EventSourceMapping, environ: Mapping[str, str]) -> EventSourceMapping:

@@ -10,7 +10,7 @@ blocked event loop does not lose its leases; file writes happen on the executor.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -25,8 +25,10 @@ __all__ = [
     "Executor",
     "FailureDocument",
     "Fetch",
+    "IdempotencyStore",
     "Lease",
     "LeaseStore",
+    "Marker",
     "Random",
     "ShardReader",
     "Sink",
@@ -178,6 +180,41 @@ class LeaseStore(Protocol):
 
     def close(self) -> None:
         """Release what `open` took. Idempotent."""
+        ...
+
+
+# ── which effects have been had ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Marker(msgspec.Struct, frozen=True):
+    """What a store says when a key is begun: it is now ours (`token` is not empty), was done before, or is busy elsewhere."""
+
+    state: Literal["mine", "done", "busy"]
+    token: str = ""
+
+
+class IdempotencyStore(Protocol):
+    """Remembers which records' effects have been had. Any thread may call it, any number of processes may share it.
+
+    A marker is in progress from `begin` to `finish` or `release`, and done from `finish` on; either kind has a time after which
+    it counts as absent. All methods but `close` raise StoreError or ServiceError when the store cannot be reached.
+    """
+
+    def begin(self, key: str, *, for_s: float | None = None) -> Marker:
+        """Set the marker in progress if there is none that counts: of any number of callers at once, one gets it. `for_s`: how
+        long it counts, where whoever asks knows when its process ends; else as long as the store was told."""
+        ...
+
+    def finish(self, key: str) -> None:
+        """The effect has been had: done, whoever holds the marker by now."""
+        ...
+
+    def release(self, key: str, token: str) -> None:
+        """The handler failed: remove the marker if it is still the one of this token."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is open. Idempotent; another call opens anew."""
         ...
 
 

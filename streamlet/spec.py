@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -14,12 +13,13 @@ from streamlet.core.failure import FailurePolicy
 from streamlet.core.filters import FilterCriteria, compile_filters
 from streamlet.errors import ConfigurationError
 from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON
-from streamlet.ports import Destination, Sink, StartingPosition
+from streamlet.model.record import Record
+from streamlet.ports import Destination, IdempotencyStore, Sink, StartingPosition
 
-__all__ = ["Application", "ConsumerSpec", "EventSourceMapping", "Kind", "check_stream_name"]
+__all__ = ["Application", "ConsumerSpec", "EventSourceMapping", "Kind", "ObjectSpec", "check_stream_name"]
 
 StartingPositionName = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
-Kind = Literal["record", "batch", "deliver"]
+Kind = Literal["record", "batch", "deliver", "window"]
 _SENTINELS = {"TRIM_HORIZON": TRIM_HORIZON, "LATEST": LATEST, "AT_TIMESTAMP": AT_TIMESTAMP}
 
 
@@ -39,6 +39,7 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     maximum_retry_attempts          -1 (for ever) … 10,000; N means N + 1 attempts
     maximum_record_age_s            -1 (no limit), or 60 … 604,800
     bisect_batch_on_function_error  split a failing batch in two until the failing record stands alone
+    tumbling_window_s               1-900 whole seconds, with on_window only; 0 is no window. Needs a parallelization factor of 1
     filters                         up to five patterns of Lambda's filter criteria, JSON text or dicts, on the payload's JSON:
                                     {"data": {"kind": ["order"]}}. A record that passes none is done, and goes nowhere
     on_failure                      where records go that were given up; None drops them, loudly
@@ -52,6 +53,7 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     maximum_retry_attempts: int = -1
     maximum_record_age_s: float = -1
     bisect_batch_on_function_error: bool = False
+    tumbling_window_s: int = 0
     filters: Sequence[str | Mapping[str, Any]] = ()
     on_failure: Destination | None = None
 
@@ -73,6 +75,12 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
         self._within("maximum_retry_attempts", -1, 10_000, whole=True)
         if self.maximum_record_age_s != -1:
             self._within("maximum_record_age_s", 60, 604_800)
+        self._within("tumbling_window_s", 0, 900, whole=True)
+        if self.tumbling_window_s and self.parallelization_factor > 1:
+            raise ConfigurationError(
+                f"tumbling_window_s with parallelization_factor={self.parallelization_factor}: a shard's windows are one chain of states, "
+                "which cannot be handed on in parallel; leave the factor at 1"
+            )
         if isinstance(self.filters, str | Mapping) or not isinstance(self.filters, Sequence):
             raise ConfigurationError(
                 f"filters={self.filters!r}: must be a list of patterns, as in filters=[{{'data': {{'kind': ['order']}}}}]"
@@ -99,6 +107,8 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
         known = cls.__struct_fields__
         for name in options:
             if name not in known:
+                import difflib  # only who has mistyped pays for it
+
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
                 raise ConfigurationError(f"unknown option {name!r}: {hint}")
@@ -135,7 +145,11 @@ def check_stream_name(stream: Any) -> None:
 
 
 class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """One registered handler with all that a runtime needs to run it."""
+    """One registered handler with all that a runtime needs to run it.
+
+    Of a handler of records: `concurrency` records of different keys at once; `idempotency` spares those whose effect was had,
+    under `idempotency_key`, or their position in the stream.
+    """
 
     name: str
     stream: str
@@ -144,12 +158,37 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     decoder: Callable[[bytes], Any]
     mapping: EventSourceMapping
     sink: Sink | None = None
+    concurrency: int = 1
+    idempotency: IdempotencyStore | None = None
+    idempotency_key: Callable[[Record], str] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "window") != (self.mapping.tumbling_window_s > 0):
+            raise ConfigurationError(
+                f"on_window({self.stream!r}) needs tumbling_window_s=, 1 to 900 seconds"
+                if self.kind == "window"
+                else f"tumbling_window_s={self.mapping.tumbling_window_s} for {self.stream!r} needs @app.on_window: "
+                "only its handlers take and return a state"
+            )
+
+
+class ObjectSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One registered handler of a bucket's notifications."""
+
+    bucket: str
+    handler: Callable[..., Any]
 
 
 class Application(Protocol):
     """What a runtime sees of an App."""
 
     name: str
+    deadline_margin_s: float
+
+    @property
+    def buckets(self) -> tuple[ObjectSpec, ...]:
+        """Every registered handler of a bucket."""
+        ...
 
     @property
     def consumers(self) -> tuple[ConsumerSpec, ...]:

@@ -53,6 +53,7 @@ FREE = {"__init__", "__main__"}
 NEIGHBOURS = {
     ("sources", "kinesis"): "a source reads through the data-plane client",
     ("producer", "kinesis"): "a producer writes through the data-plane client",
+    ("stores", "destinations"): "DynamoDB is called through the client of the AWS destinations",
     ("producer", "clock"): "a producer stands alone, so it brings the real clock where it is given none",
 }
 # The broker must stay an independent witness of the client: wire facts only. Its console shows decoded records.
@@ -75,8 +76,12 @@ CLOCKS = {
     "broker/connection.py": "request ids, which nobody reads back",
     "broker/console/guard.py": "a token that no other page can guess, made at each start",
     "broker/faults.py": "the chance of a fault, from a seed that is given",
+    "stores/idempotency.py": "markers expire by the wall clock, which all processes share; tests give their own",
+    "stores/idempotency_dynamodb.py": "the same",
+    "stores/idempotency_sqlite.py": "the same, and it waits for another process's lock",
     "stores/sqlite.py": "waits, blocking, for another process's lock",
     "runtimes/worker.py": "a worker's own name must be unique",
+    "runtimes/esm/host.py": "request ids, as Lambda makes them",
 }
 CLOCK_OWNERS = {"cli", "testing"}
 CLOCK_MODULES = {"time", "random", "secrets"}
@@ -300,6 +305,7 @@ PLANTED: list[tuple[Rule, str, str]] = [
     (upward_imports, "codecs/json.py", "from streamlet.kpl import aggregate"),
     (upward_imports, "ports.py", "from streamlet.spec import ConsumerSpec"),
     (upward_imports, "sinks/parquet.py", "from streamlet.stores import open_store"),
+    (upward_imports, "destinations/sqs.py", "from streamlet.stores import open_store"),
     (upward_imports, "sinks/parquet.py", "from streamlet.destinations import file"),
     (upward_imports, "destinations/file.py", "from streamlet.sinks import objects"),
     (upward_imports, "stores/sqlite.py", "from streamlet.kinesis.client import KinesisClient"),

@@ -20,6 +20,8 @@ P = ParamSpec("P")
 _COMMANDS = {
     "broker": "start a local Kinesis",
     "run": "run an app as a worker",
+    "esm": "run a Lambda function against a stream, as its event source mapping would",
+    "invoke": "run a Lambda function with events, asynchronously as S3 and SNS do",
     "put": "put JSON lines into a stream",
     "doctor": "look at leases; abandon a prepared range",
     "demo": "the whole path on real data, with a kill, a split and a merge",

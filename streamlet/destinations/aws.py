@@ -37,12 +37,16 @@ _ARN: Final = re.compile(r"arn:(aws[a-z-]*):([a-z0-9-]+):([a-z0-9-]*):(\d{12}|):
 
 _NOT_FOUND: Final = frozenset(
     {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "NotFound", "NotFoundException", "NoSuchBucket"}
+    | {"ResourceNotFoundException"}
 )
 _BAD_CREDENTIALS: Final = frozenset(
     {"ExpiredToken", "ExpiredTokenException", "IncompleteSignature", "InvalidAccessKeyId", "InvalidClientTokenId", "InvalidToken"}
     | {"InvalidSecurity", "MissingAuthenticationToken", "SignatureDoesNotMatch", "UnrecognizedClientException"}
 )
-_THROTTLED: Final = frozenset({"KmsThrottled", "RequestThrottled", "SlowDown", "Throttled", "Throttling", "ThrottlingException"})
+_THROTTLED: Final = frozenset(
+    {"KmsThrottled", "RequestThrottled", "SlowDown", "Throttled", "Throttling", "ThrottlingException"}
+    | {"ProvisionedThroughputExceededException", "RequestLimitExceeded"}
+)
 
 
 class Arn(msgspec.Struct, frozen=True):

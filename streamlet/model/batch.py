@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from streamlet.model.record import Record
+from streamlet.model.window import Window
 
 __all__ = ["Batch"]
 
@@ -16,7 +17,8 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
     """Records of one shard in order: iterate it, index it, take its length.
 
     `attempt` is 1 for the first delivery. `millis_behind_latest` is how far the read that brought the last record was
-    from the tip of the shard, in milliseconds, or None where the runtime is not told (Lambda).
+    from the tip of the shard, in milliseconds, or None where the runtime is not told (Lambda). `window` is what `on_window` is
+    called for, else None.
     """
 
     records: Sequence[Record]
@@ -24,6 +26,7 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
     shard_id: str
     attempt: int = 1
     millis_behind_latest: int | None = None
+    window: Window | None = None
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)

@@ -1,8 +1,25 @@
-"""What does a Lambda invocation become? A Kinesis event in, the handlers' outcome out, in the form the ESM understands.
+"""What does a Lambda invocation become? An event in, the handlers' outcome out, in the form that Lambda understands.
 
 AWS decides about retries, bisecting and destinations; the runtime only answers so that the outcome is the one that the worker
-would have had: a partial response for a known record, the exception itself for a failed batch. One event loop lives as long as
-the execution environment: a loop per call closes the clients that a handler keeps.
+would have had:
+
+    what came of the records                  the answer
+    all done                                  {"batchItemFailures": []}
+    done up to record k                       {"batchItemFailures": [k]}: AWS comes again with k and all after it
+    a batch handler raised                    its exception, which AWS counts as a function error (and bisects)
+    time runs short before record k           as "done up to record k"
+    k is inside a KPL aggregate               the aggregate is named: AWS knows no smaller unit, so its first user records come again
+    an idempotency store failed at the first  the store's exception
+    on_window returned a state                {"state": …, "batchItemFailures": []}
+    on_s3 raised                              its exception: AWS calls again with the whole event
+
+**Time.** Lambda kills a function that is out of time, and with it what was done in its batch. So `on_record` begins nothing in
+the last `deadline_margin_s` seconds (of the App; sinks write their files in them) and an async handler that still awaits is cancelled,
+its record reported as failed. The first record is always begun. A batch handler is one call: nothing can be done in its middle;
+it may ask `lambda_context().remaining_s()` itself, and raise RecordFailed.
+
+**State.** One event loop lives as long as the execution environment: a loop per call closes the clients that a handler keeps.
+Context variables of the caller (a tracer's around `lambda_handler`) and of the lifespan are both seen by handlers.
 
 With a sink, files are written before the answer. AWS owns the position, so they are at least once: their keys follow from the
 range, an equal replay overwrites them, and every row carries its sequence number so that compaction can tell doubles.
@@ -12,20 +29,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from binascii import a2b_base64
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+import contextvars
+import math
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
-from streamlet.core.failure import FailedFrom
+from streamlet.core.failure import FailedFrom, Succeeded
+from streamlet.engine.each import Deadline
 from streamlet.engine.invoke import Invoker
 from streamlet.errors import ConfigurationError, HandlerError
+from streamlet.model.batch import Batch
 from streamlet.model.record import Record
-from streamlet.ports import Span
-from streamlet.spec import Application, ConsumerSpec
+from streamlet.ports import Executor, Span
+from streamlet.runtimes import lambda_context, lambda_events
+from streamlet.spec import Application, ConsumerSpec, ObjectSpec
 
-__all__ = ["LambdaRuntime", "records_of"]
+__all__ = ["LambdaRuntime"]
 
 T = TypeVar("T")
+# Reference: Lambda quotas, invocation payload of a synchronous call.
+RESPONSE_BYTES_MAX: Final = 6 * 1024 * 1024
 
 
 class _Inline:
@@ -35,88 +58,160 @@ class _Inline:
         return function(*args)
 
 
+class _Threads:
+    """For records side by side: blocking calls on threads, which see the context variables of their invocation."""
+
+    def __init__(self, threads: int) -> None:
+        from streamlet.clock import ThreadExecutor
+
+        self._pool = ThreadExecutor(threads)
+
+    async def run(self, function: Callable[..., T], /, *args: Any) -> T:
+        return await self._pool.run(contextvars.copy_context().run, function, *args)
+
+    def close(self) -> None:
+        self._pool.close()
+
+
 class LambdaRuntime:
     """Callable as Lambda's handler. One per App and execution environment."""
 
     def __init__(self, app: Application) -> None:
         self._app = app
-        self._consumers: dict[str, tuple[ConsumerSpec, Invoker]] = {spec.stream: (spec, Invoker(spec, _Inline())) for spec in app.consumers}
+        self._executors: list[_Threads] = []
+        self._consumers = {spec.stream: spec for spec in app.consumers}
+        self._invokers = {spec.stream: Invoker(spec, self._executor(spec)) for spec in app.consumers if spec.kind != "window"}
+        self._buckets = {spec.bucket: spec for spec in app.buckets}
         self._runner = asyncio.Runner()
         self._lifespan: contextlib.AsyncExitStack | None = None
+        self._lifespan_context = contextvars.Context()
 
-    def __call__(self, event: Any, context: Any) -> dict[str, Any]:
+    def _executor(self, spec: ConsumerSpec) -> Executor:
+        if spec.concurrency == 1:
+            return _Inline()
+        self._executors.append(_Threads(spec.concurrency))
+        return self._executors[-1]
+
+    def __call__(self, event: Any, context: Any) -> dict[str, Any] | None:
         """Handle one event. Raises what a batch handler raised, so that Lambda counts a function error."""
-        return self._runner.run(self._handle(event))
+        caller = contextvars.copy_context()
+        if self._lifespan is None:
+            self._lifespan_context = contextvars.copy_context()
+            self._runner.run(self._begin(), context=self._lifespan_context)
+        for variable, value in self._lifespan_context.items():
+            if variable not in caller:
+                caller.run(variable.set, value)
+        return self._runner.run(self._handle(event, context), context=caller)
 
     def close(self) -> None:
-        """Leave the lifespan and close the loop. Lambda itself never calls it: it freezes the process."""
+        """Leave the lifespan, close stores and the loop. Lambda itself never calls it: it freezes the process."""
         if self._lifespan is not None:
-            self._runner.run(self._lifespan.aclose())
+            self._runner.run(self._lifespan.aclose(), context=self._lifespan_context)
             self._lifespan = None
+        for executor in self._executors:
+            executor.close()
+        for spec in self._consumers.values():
+            if spec.idempotency is not None:
+                spec.idempotency.close()
         self._runner.close()
 
-    async def _handle(self, event: Any) -> dict[str, Any]:
-        if self._lifespan is None:
-            stack = contextlib.AsyncExitStack()
-            await stack.enter_async_context(self._app.running())
-            self._lifespan = stack
-        stream, shard_id = _source_of(event)
-        try:
-            spec, invoker = self._consumers[stream]
-        except KeyError:
+    async def _begin(self) -> None:
+        stack = contextlib.AsyncExitStack()
+        await stack.enter_async_context(self._app.running())
+        self._lifespan = stack
+
+    async def _handle(self, event: Any, raw: Any) -> dict[str, Any] | None:
+        if lambda_events.is_s3(event):
+            await self._objects(event, raw)
+            return None
+        source = lambda_events.source_of(event)
+        context = lambda_context.of(raw, source.arn, source.shard_id)
+        lambda_context.CURRENT.set(context)
+        spec = self._consumers.get(source.stream)
+        if spec is None:
             raise ConfigurationError(
-                f"app {self._app.name!r} has no handler for stream {stream!r} (it has {', '.join(self._consumers) or 'none'}): "
+                f"app {self._app.name!r} has no handler for stream {source.stream!r} (it has {', '.join(self._consumers) or 'none'}): "
                 "add one, or remove the event source mapping"
-            ) from None
-        records = records_of(event["Records"], stream, spec.decoder)
-        invocation = await invoker.invoke(records, start=0, shard_id=shard_id)
+            )
+        if ("window" in event) != (spec.kind == "window"):
+            raise ConfigurationError(
+                f"the event source mapping of {source.stream!r} has tumbling windows: its handler must be @app.on_window(...)"
+                if "window" in event
+                else f"@app.on_window({source.stream!r}) needs an event source mapping with TumblingWindowInSeconds, and this one has none"
+            )
+        records = lambda_events.records_of(event.get("Records") or [], source.stream, source.shard_id, spec.decoder)
+        if spec.kind == "window":
+            return await _window(spec, event, records, source.shard_id)
+        deadline = None
+        if math.isfinite(context.remaining_s()):
+            deadline = Deadline(context.remaining_s, self._app.deadline_margin_s)
+        return await self._records(spec, records, source.shard_id, deadline)
+
+    async def _records(self, spec: ConsumerSpec, records: list[Record], shard_id: str, deadline: Deadline | None) -> dict[str, Any]:
+        if not records:  # aggregates without user records
+            return _failures()
+        invocation = await self._invokers[spec.stream].invoke(records, start=0, shard_id=shard_id, deadline=deadline)
+        outcome = invocation.outcome
         if spec.sink is not None and invocation.chunk is not None and invocation.chunk.rows:
-            outcome = invocation.outcome
             taken = records[: outcome.index] if isinstance(outcome, FailedFrom) else records
-            span = Span(stream, shard_id, taken[0].position, taken[-1].position)
+            span = Span(spec.stream, shard_id, taken[0].position, taken[-1].position)
             for item in spec.sink.build([invocation.chunk], span, positions=True):
                 spec.sink.put(item)
-        if isinstance(invocation.outcome, FailedFrom):
-            if invocation.cause is not None:
-                raise invocation.cause
-            return {"batchItemFailures": [{"itemIdentifier": records[invocation.outcome.index].sequence_number}]}
-        return {"batchItemFailures": []}
+        if isinstance(outcome, Succeeded):
+            return _failures()
+        if invocation.cause is not None:
+            raise invocation.cause
+        return _failures(records[outcome.index if isinstance(outcome, FailedFrom) else 0].sequence_number)
 
-
-def _source_of(event: Any) -> tuple[str, str]:
-    """Stream name and shard id. A batch never mixes shards or streams."""
-    try:
-        first = event["Records"][0]
-        arn, event_id = first["eventSourceARN"], first["eventID"]
-        stream = arn.split(":stream/", 1)[1].split("/", 1)[0]
-        shard_id = event_id.rsplit(":", 1)[0]
-    except (KeyError, IndexError, TypeError, AttributeError):
-        keys = sorted(event)[:5] if isinstance(event, dict) else type(event).__name__
-        raise HandlerError(f"this is no Kinesis event (got {keys}): lambda_handler answers an event source mapping on a stream") from None
-    return stream, shard_id
-
-
-def records_of(entries: Sequence[Mapping[str, Any]], stream: str, decoder: Callable[[bytes], Any]) -> list[Record]:
-    """The records of a Kinesis event (reference: Lambda developer guide, with-kinesis, example event)."""
-    out: list[Record] = []
-    for entry in entries:
-        kinesis = entry.get("kinesis") or {}
-        try:
-            number = kinesis["sequenceNumber"]
-            if not number.isdigit():
-                raise ValueError(f"{number!r} is no sequence number")
-            out.append(
-                Record(
-                    a2b_base64(kinesis["data"], strict_mode=True),
-                    kinesis["partitionKey"],
-                    number,
-                    0,
-                    kinesis["approximateArrivalTimestamp"],
-                    entry["eventID"].rsplit(":", 1)[0],
-                    stream,
-                    decoder,
+    async def _objects(self, event: Any, raw: Any) -> None:
+        """In order. The first handler that raises ends it: Lambda calls again with all of them."""
+        told = list(lambda_events.objects_of(event))
+        handlers: list[ObjectSpec] = []
+        for thing in told:
+            if thing.bucket not in self._buckets:
+                raise ConfigurationError(
+                    f"app {self._app.name!r} has no handler for bucket {thing.bucket!r} (it has {', '.join(self._buckets) or 'none'}): "
+                    "add one with @app.on_s3, or remove the bucket's notification"
                 )
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise HandlerError(f"record {kinesis.get('sequenceNumber')} of the event is not as Lambda sends it: {error!r}") from None
-    return out
+            handlers.append(self._buckets[thing.bucket])
+        for thing, spec in zip(told, handlers, strict=True):
+            lambda_context.CURRENT.set(lambda_context.of(raw, f"arn:aws:s3:::{thing.bucket}", ""))
+            await _called(spec.handler, thing)
+
+
+def _failures(*sequence_numbers: str) -> dict[str, Any]:
+    return {"batchItemFailures": [{"itemIdentifier": number} for number in sequence_numbers]}
+
+
+async def _called(handler: Callable[..., Any], *args: Any) -> Any:
+    result = handler(*args)
+    # Also for a plain function around an async one, as decorators make them.
+    return await result if asyncio.iscoroutine(result) or hasattr(result, "__await__") else result
+
+
+async def _window(spec: ConsumerSpec, event: Any, records: list[Record], shard_id: str) -> dict[str, Any]:
+    """One call in a tumbling window. What the handler raises fails the whole call: AWS comes again with the same state.
+
+    A state above 1 MB passes: AWS ends the window early then, and the next call is a final one (core/windows does the same)."""
+    assert spec.handler is not None
+    import json
+
+    window = lambda_events.window_of(event)
+    batch = Batch(records, spec.stream, shard_id, window=window)
+    state = await _called(spec.handler, batch, event.get("state") or {})
+    if state is None and window.is_final:
+        state = {}  # nobody reads it
+    name = getattr(spec.handler, "__name__", "the handler")
+    if state is None:
+        raise HandlerError(f"{name} returned no state: return what its next call in the window shall get, at least {{}}")
+    try:
+        size = len(json.dumps(state, allow_nan=False, ensure_ascii=False).encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise HandlerError(
+            f"{name} returned a state that is not JSON ({error}): use dicts with text keys, lists, text and numbers"
+        ) from error
+    if size > RESPONSE_BYTES_MAX - 1024:
+        raise HandlerError(
+            f"{name} returned a state of {size:,} bytes: Lambda takes answers of up to 6 MB, and ends a window early above 1 MB of state"
+        )
+    return {"state": state, **_failures()}

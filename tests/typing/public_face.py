@@ -8,7 +8,22 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import assert_type
 
-from streamlet import App, Batch, Consumer, EventSourceMapping, FileDestination, ParquetSink, Position, Producer, Record, Roll
+from streamlet import (
+    App,
+    Batch,
+    Consumer,
+    DynamoDBIdempotency,
+    EventSourceMapping,
+    FileDestination,
+    ParquetSink,
+    Position,
+    Producer,
+    Record,
+    Roll,
+    S3Object,
+    Window,
+    lambda_context,
+)
 
 app = App("typed")
 
@@ -25,6 +40,23 @@ def many(batch: Batch) -> list[dict[str, int]]:
     for record in batch:
         assert_type(record, Record)
     return [{"n": n} for n in range(len(batch))]
+
+
+@app.on_record("c", concurrency=4, idempotency=DynamoDBIdempotency("done"), idempotency_key=lambda record: record.partition_key)
+async def spared(record: Record) -> None:
+    if (context := lambda_context()) is not None:
+        assert_type(context.remaining_s(), float)
+
+
+@app.on_window("d", tumbling_window_s=60)
+def window(batch: Batch, state: dict[str, int]) -> dict[str, int]:
+    assert_type(batch.window, Window | None)
+    return state
+
+
+@app.on_s3("landing")
+async def landed(thing: S3Object) -> None:
+    assert_type(thing.size, int | None)
 
 
 # A decorated function keeps its own type.
@@ -52,3 +84,4 @@ App()  # type: ignore[call-arg]
 app.deliver("s")  # type: ignore[call-arg]
 Roll(10)  # type: ignore[call-arg]
 Record("text", "key", "1")  # type: ignore[arg-type]
+app.on_record("e", idempotency="table")  # type: ignore[arg-type]

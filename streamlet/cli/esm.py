@@ -1,0 +1,341 @@
+"""`streamlet esm`: any Python Lambda function behind an event source mapping, on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import click
+import msgspec
+
+from streamlet.cli.commands import exit_codes
+from streamlet.core.filters import patterns_of_criteria
+from streamlet.destinations import from_arn
+from streamlet.errors import ConfigurationError, StreamletError
+from streamlet.hooks import BatchSettled, Drained, Draining, Event, HandlerFailed, LeaseReleased, LeaseTaken, RecordsGivenUp
+from streamlet.observe.logs import words
+from streamlet.spec import EventSourceMapping, StartingPositionName, check_stream_name
+
+if TYPE_CHECKING:
+    from streamlet.runtimes.esm.mapping import MappingOptions
+
+__all__ = ["checked_handler", "command", "environment_of", "function_name_of"]
+
+ENVIRONMENT_BYTES_MAX: Final = 4_096
+# What a function's configuration may not set (reference: Lambda developer guide, configuration-envvars).
+_RESERVED: Final = frozenset(
+    {"AWS_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_EXECUTION_ENV", "AWS_REGION", "AWS_SECRET_ACCESS_KEY"}
+    | {"AWS_SESSION_TOKEN", "LAMBDA_RUNTIME_DIR", "LAMBDA_TASK_ROOT", "_HANDLER", "_X_AMZN_TRACE_ID"}
+)
+_COLOURS: Final[dict[str, dict[str, Any]]] = {"ok": {}, "bad": {"fg": "red"}, "warn": {"fg": "yellow"}, "dim": {"dim": True}}
+
+
+def environment_of(pairs: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE pairs. Raises ConfigurationError for what Lambda refuses: reserved names, more than 4 KB."""
+    made = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]+", name):
+            raise ConfigurationError(
+                f"--env {pair!r}: write NAME=VALUE; a name begins with a letter and has at least two letters, digits or '_'"
+            )
+        if name in _RESERVED or name.startswith("AWS_LAMBDA_"):
+            raise ConfigurationError(
+                f"--env {name}: Lambda reserves this name; credentials and region come from your own environment and --region"
+            )
+        made[name] = value
+    size = sum(len(name.encode()) + len(value.encode()) for name, value in made.items())
+    if size > ENVIRONMENT_BYTES_MAX:
+        raise ConfigurationError(f"--env: {size:,} bytes in all, {ENVIRONMENT_BYTES_MAX:,} are allowed")
+    return made
+
+
+def function_name_of(handler: str, name: str | None) -> str:
+    """The given name, or the module's. Raises ConfigurationError for what Lambda would not take."""
+    name = name or handler.rpartition(".")[0].replace("/", ".").rpartition(".")[2]
+    if not re.fullmatch(r"[a-zA-Z0-9-_]{1,64}", name):
+        raise ConfigurationError(f"--function-name {name!r}: 1 to 64 letters, digits, '-' and '_'")
+    return name
+
+
+def checked_handler(handler: str, folder: Path) -> None:
+    """Raises ConfigurationError for a handler that cannot be, before a stream of failed cold starts says so."""
+    module, dot, name = handler.rpartition(".")
+    if not dot or not module or not name.isidentifier():
+        raise ConfigurationError(f"{handler!r}: write MODULE.FUNCTION as Lambda does, for instance app.lambda_handler")
+    top = module.replace("/", ".").partition(".")[0]
+    if PathFinder.find_spec(top, [str(folder), *sys.path]) is None:
+        raise ConfigurationError(f"there is no module {top!r} here; run from the folder that holds it")
+
+
+def _mapping(
+    batch_size: int,
+    window_s: int,
+    factor: int,
+    position: str,
+    timestamp_s: float | None,
+    bisect: bool,
+    retries: int,
+    age_s: int,
+    tumbling_s: int,
+    on_failure: str | None,
+    criteria: str | None,
+) -> EventSourceMapping:
+    """The mapping. Raises ConfigurationError, with AWS's reason, for what CreateEventSourceMapping refuses."""
+    if tumbling_s:
+        # The worker's engine has no tumbling windows yet: to run without them would show other events than AWS sends.
+        raise ConfigurationError("--tumbling-window-in-seconds: tumbling windows are not available yet; leave it out, or give 0")
+    if position == "AT_TIMESTAMP" and timestamp_s is None:
+        raise ConfigurationError("--starting-position AT_TIMESTAMP needs --starting-position-timestamp")
+    if position != "AT_TIMESTAMP" and timestamp_s is not None:
+        raise ConfigurationError("--starting-position-timestamp goes with --starting-position AT_TIMESTAMP only")
+    if timestamp_s is not None and timestamp_s > time.time():
+        raise ConfigurationError("--starting-position-timestamp is in the future")
+    if age_s != -1 and age_s < 60:
+        raise ConfigurationError(f"--maximum-record-age-in-seconds {age_s}: -1 (no limit), or 60 to 604800")
+    if criteria is not None and criteria.startswith("@"):
+        try:
+            criteria = Path(criteria[1:]).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"--filter-criteria {criteria}: {error}") from error
+    return EventSourceMapping(
+        batch_size=batch_size,
+        batching_window_s=window_s,
+        parallelization_factor=factor,
+        starting_position=cast("StartingPositionName", position),  # click has checked it
+        starting_position_timestamp=timestamp_s,
+        maximum_retry_attempts=retries,
+        maximum_record_age_s=age_s,
+        bisect_batch_on_function_error=bisect,
+        filters=patterns_of_criteria(criteria) if criteria is not None else (),
+        on_failure=from_arn(on_failure) if on_failure is not None else None,
+    )
+
+
+class _Show:
+    """Events as a tree on stderr, or as JSON on stdout."""
+
+    def __init__(self, log_format: str, *, lanes: bool, once: bool) -> None:
+        from streamlet.runtimes.esm.tree import Tree
+
+        self._once = once
+        self.tree = Tree(lanes=lanes)
+        self._json = log_format == "json"
+
+    def listen(self, event: Event) -> None:
+        """A listener."""
+        lines = self.tree.feed(event, time.monotonic(), time.strftime("%H:%M:%S"))  # also counts, for the summary
+        if self._json:
+            sys.stdout.buffer.write(msgspec.json.encode({"event": type(event).__name__} | msgspec.structs.asdict(event)) + b"\n")
+            sys.stdout.buffer.flush()
+            return
+        for line in lines:
+            click.secho(line.text, err=True, **_COLOURS[line.kind])
+        if isinstance(event, BatchSettled | Drained | HandlerFailed | LeaseTaken | LeaseReleased | RecordsGivenUp):
+            return  # the tree tells of it, or a person who runs one process does not ask
+        if isinstance(event, Draining) and self._once:
+            return  # nothing is in hand
+        if (said := words(event)) is not None:
+            click.secho(said, err=True, fg="yellow" if "trouble" in type(event).__name__.lower() else None)
+
+
+async def _run(options: MappingOptions, show: _Show, *, state: str, poll_interval_s: float, once: bool) -> int:
+    from streamlet.runtimes.esm.mapping import Function
+    from streamlet.runtimes.esm.once import Once
+    from streamlet.runtimes.worker import WorkerOptions, run_worker
+
+    watch = Once()
+    listeners = (show.listen, watch.listen)
+    function = Function(msgspec.structs.replace(options, listeners=listeners))
+    worker = WorkerOptions(
+        endpoint_url=options.endpoint_url, region=options.region, state=state, poll_interval_s=poll_interval_s, listeners=listeners
+    )
+    stop = asyncio.Event()
+    failures: list[StreamletError] = []
+    async with asyncio.TaskGroup() as tg:
+        watching = tg.create_task(_drain(watch, stop)) if once else None
+        try:
+            failures = await run_worker(function, worker, stop=stop, through=watch.through)
+        finally:
+            if watching is not None:
+                watching.cancel()
+    return 1 if failures or (once and watch.given_up) else 0
+
+
+async def _drain(watch: Any, stop: asyncio.Event) -> None:
+    try:
+        await watch.drained()
+    finally:
+        stop.set()
+
+
+def _title(options: MappingOptions) -> str:
+    """What runs, and how, in one line; a mapping's options only where they are not the default."""
+    function, mapping, plain = options.function, options.mapping, EventSourceMapping()
+    told = [f"batches of {mapping.batch_size}"]
+    told += [
+        f"{name.removesuffix('_s').replace('_', ' ')} {value}{' s' if name.endswith('_s') else ''}"
+        for name in ("batching_window_s", "parallelization_factor", "maximum_retry_attempts", "maximum_record_age_s")
+        if (value := getattr(mapping, name)) != getattr(plain, name)
+    ]
+    told += ["bisect"] * mapping.bisect_batch_on_function_error + ["ReportBatchItemFailures"] * options.reports_failures
+    told.append(f"on failure to {getattr(mapping.on_failure, 'target', mapping.on_failure)}" if mapping.on_failure else "no on-failure")
+    return (
+        f"{options.stream} → {function.handler} ({function.memory_mb} MB, {function.timeout_s:g} s, {mapping.starting_position}): "
+        + ", ".join(told)
+    )
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@click.command("esm", short_help="run a Lambda function against a stream, as its event source mapping would")
+@click.argument("handler", metavar="MODULE.FUNCTION")
+@click.option("--stream", required=True, metavar="NAME", help="The stream to map to the function.")
+@click.option("--batch-size", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Records in an invocation at most.")
+@click.option(
+    "--maximum-batching-window-in-seconds",
+    "window_s",
+    type=click.IntRange(0, 300),
+    default=0,
+    show_default=True,
+    help="How long to gather.",
+)
+@click.option(
+    "--parallelization-factor",
+    "factor",
+    type=click.IntRange(1, 10),
+    default=1,
+    show_default=True,
+    help="Batches of a shard at once; order is kept per partition key.",
+)
+@click.option(
+    "--starting-position",
+    "position",
+    type=click.Choice(["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]),
+    default="TRIM_HORIZON",
+    show_default=True,
+    help="Where a shard without a saved position begins.",
+)
+@click.option("--starting-position-timestamp", "timestamp_s", type=float, metavar="EPOCH_S", help="With AT_TIMESTAMP.")
+@click.option(
+    "--bisect-batch-on-function-error/--no-bisect-batch-on-function-error", "bisect", help="Split a failing batch in two.", default=False
+)
+@click.option("--maximum-retry-attempts", "retries", type=click.IntRange(-1, 10_000), default=-1, show_default=True, help="-1: for ever.")
+@click.option(
+    "--maximum-record-age-in-seconds", "age_s", type=click.IntRange(-1, 604_800), default=-1, show_default=True, help="-1: no limit."
+)
+@click.option("--on-failure", metavar="ARN", help="SQS queue, SNS topic or S3 bucket for what is given up.")
+@click.option(
+    "--function-response-types",
+    "response_types",
+    multiple=True,
+    type=click.Choice(["ReportBatchItemFailures"]),
+    help="The function reports which records failed.",
+)
+@click.option("--filter-criteria", "criteria", metavar="JSON|@FILE", help='{"Filters": [{"Pattern": "…"}]}')
+@click.option("--tumbling-window-in-seconds", "tumbling_s", type=click.IntRange(0, 900), default=0, help="Not available yet.")
+@click.option("--function-name", help="Default: the module's name.")
+@click.option("--timeout", "timeout_s", type=click.IntRange(1, 900), default=3, show_default=True, help="Seconds of an invocation.")
+@click.option("--memory-size", "memory_mb", type=click.IntRange(128, 10_240), default=128, show_default=True, help="MB of a sandbox.")
+@click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="An environment variable of the function; may be repeated.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(0, 1_000),
+    help="Reserved concurrency: what is above is throttled. Default: 16 processes, and no throttling.",
+)
+@click.option(
+    "--endpoint-url", envvar="STREAMLET_ENDPOINT_URL", metavar="URL", help="Kinesis endpoint; default AWS, or AWS_ENDPOINT_URL_KINESIS."
+)
+@click.option("--region", envvar="STREAMLET_REGION", help="AWS region; default from the environment or profile.")
+@click.option(
+    "--state", default="memory://", show_default=True, metavar="URL", help="Where positions are kept: sqlite:///FILE or memory://."
+)
+@click.option("--poll-interval-s", default=1.0, show_default=True, help="Pause between reads at the tip.")
+@click.option("--once", is_flag=True, help="Drain the stream and exit; exit code 1 if anything was given up.")
+@click.option(
+    "--log",
+    "log_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="A tree on stderr, or JSON on stdout.",
+)
+@exit_codes
+def command(
+    handler: str,
+    stream: str,
+    batch_size: int,
+    window_s: int,
+    factor: int,
+    position: str,
+    timestamp_s: float | None,
+    bisect: bool,
+    retries: int,
+    age_s: int,
+    on_failure: str | None,
+    response_types: tuple[str, ...],
+    criteria: str | None,
+    tumbling_s: int,
+    function_name: str | None,
+    timeout_s: int,
+    memory_mb: int,
+    env: tuple[str, ...],
+    concurrency: int | None,
+    endpoint_url: str | None,
+    region: str | None,
+    state: str,
+    poll_interval_s: float,
+    once: bool,
+    log_format: str,
+) -> int:
+    """Run any Python Lambda function against a stream as AWS's event source mapping would: batches, retries, bisect, destinations.
+
+    The function needs nothing of streamlet. It runs in Lambda's own client, a process per concurrent invocation; time-out and memory
+    are enforced from outside.
+
+    Example: streamlet esm app.lambda_handler --stream orders --bisect-batch-on-function-error --maximum-retry-attempts 2
+    """
+    folder = Path.cwd()
+    check_stream_name(stream)
+    checked_handler(handler, folder)
+    name = function_name_of(handler, function_name)
+    mapping = _mapping(batch_size, window_s, factor, position, timestamp_s, bisect, retries, age_s, tumbling_s, on_failure, criteria)
+    environment = environment_of(env)
+    try:
+        from streamlet.runtimes.esm.host import check_client
+        from streamlet.runtimes.esm.mapping import MappingOptions
+        from streamlet.runtimes.esm.sandbox import SandboxSettings
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"hosting a function needs {error.name}: pip install 'streamlet[esm]'") from error
+    check_client()
+    options = MappingOptions(
+        stream=stream,
+        mapping=mapping,
+        function=SandboxSettings(
+            handler=handler, function_name=name, folder=folder, timeout_s=timeout_s, memory_mb=memory_mb, environment=environment
+        ),
+        reports_failures=bool(response_types),
+        concurrency=concurrency,
+        endpoint_url=endpoint_url,
+        region=region,
+    )
+    if log_format == "text":
+        click.secho(_title(options), err=True, bold=True)
+    show = _Show(log_format, lanes=factor > 1, once=once)
+    try:
+        code = asyncio.run(_run(options, show, state=state, poll_interval_s=poll_interval_s, once=once))
+    except BaseExceptionGroup as group:
+        # What watches the drain and what runs the worker end together; the first of them is what happened.
+        raise _innermost(group) from None
+    click.echo(show.tree.summary(), err=True)
+    return code

@@ -1,0 +1,166 @@
+"""`streamlet invoke`: any Python Lambda function with events as S3 or SNS would send them, asynchronously."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+
+from streamlet.cli.commands import exit_codes
+from streamlet.cli.esm import checked_handler, environment_of, function_name_of
+from streamlet.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from streamlet.runtimes.esm.asynchronous import Attempt, Ended, InvokeOptions
+    from streamlet.runtimes.esm.sandbox import SandboxSettings
+
+__all__ = ["command"]
+
+
+def _events(files: tuple[str, ...]) -> list[tuple[str, bytes]]:
+    """(where it stands, the event). A file holds one event; standard input one per line."""
+    events = []
+    for name in files:
+        with click.open_file(name, "rb") as source:
+            texts = (
+                [("standard input, line " + str(n), line) for n, line in enumerate(source, 1)] if name == "-" else [(name, source.read())]
+            )
+        for where, text in texts:
+            if not text.strip():
+                continue
+            try:
+                events.append((where, orjson.dumps(orjson.loads(text))))
+            except orjson.JSONDecodeError as error:
+                raise ConfigurationError(f"{where}: not JSON ({error})") from error
+    if not events:
+        raise ConfigurationError("there is no event: name files that hold one each, or give JSON lines on standard input (-)")
+    return events
+
+
+def _said(where: str, attempt: Attempt) -> tuple[str, str | None]:
+    from streamlet.core.failure import Throttled
+    from streamlet.runtimes.esm.sandbox import Answer
+    from streamlet.runtimes.esm.tree import shortened
+
+    at = time.strftime("%H:%M:%S")
+    again = f"; again in {attempt.wait_s:g} s" if attempt.wait_s is not None else ""
+    if isinstance(attempt.invoked, Throttled):
+        return f"{at}  {where}  throttled{again}", "yellow"
+    ran = attempt.invoked
+    start = "" if ran.init_s is None else f"  cold start {ran.init_s * 1000:.0f} ms"
+    told = f"{at}  {where}  attempt {attempt.number}  {{}}  {ran.duration_s * 1000:.0f} ms  {ran.memory_bytes / 1_048_576:.0f} MB{start}"
+    if isinstance(ran.outcome, Answer):
+        return told.format("ok"), None
+    return f"{told.format('FAILED')}  {ran.outcome.kind}: {shortened(ran.outcome.message)}{again}", "red"
+
+
+async def _run(settings: SandboxSettings, events: list[tuple[str, bytes]], options: InvokeOptions, concurrency: int | None) -> int:
+    from streamlet.clock import SystemClock, ThreadExecutor
+    from streamlet.runtimes.esm.asynchronous import Asynchronous
+    from streamlet.runtimes.esm.host import Host
+
+    clock, executor = SystemClock(), ThreadExecutor()
+    ended: list[Ended] = []
+
+    def printed(sandbox: int, _: str, line: str) -> None:
+        click.secho(f"{time.strftime('%H:%M:%S')}  sandbox {sandbox} │ {line}", err=True, dim=True)
+
+    async def one(host: Host, where: str, event: bytes) -> None:
+        def tell(attempt: Attempt) -> None:
+            text, colour = _said(where, attempt)
+            click.secho(text, err=True, fg=colour)
+
+        end = await Asynchronous(host, options, clock=clock, executor=executor, on_attempt=tell).invoke(event)
+        ended.append(end)
+        if end.condition:
+            click.secho(
+                f"{time.strftime('%H:%M:%S')}  {where}  GIVEN UP  {end.condition} after {end.invoke_count} attempt{'s' * (end.invoke_count != 1)}",
+                err=True,
+                fg="red",
+            )
+        for why in end.undelivered:
+            click.secho(f"{time.strftime('%H:%M:%S')}  {where}  LOST: {why}", err=True, fg="red")
+
+    try:
+        async with Host(settings, clock=clock, concurrency=concurrency, on_line=printed) as host, asyncio.TaskGroup() as tg:
+            for where, event in events:
+                tg.create_task(one(host, where, event))
+    finally:
+        for target in (options.on_failure, options.dead_letters):
+            if target is not None:
+                await executor.run(target.close)
+        executor.close()
+    given_up = sum(bool(end.condition) for end in ended)
+    click.echo(f"{len(ended)} event{'s' * (len(ended) != 1)}, {len(ended) - given_up} done, {given_up} given up", err=True)
+    return 1 if given_up else 0
+
+
+@click.command("invoke", short_help="run a Lambda function with events, asynchronously as S3 and SNS do")
+@click.argument("handler", metavar="MODULE.FUNCTION")
+@click.argument("files", nargs=-1, required=True, metavar="EVENT.json…", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--maximum-retry-attempts", "retries", type=click.IntRange(0, 2), default=2, show_default=True, help="After 1 and 2 minutes.")
+@click.option(
+    "--maximum-event-age-in-seconds",
+    "age_s",
+    type=click.IntRange(60, 21_600),
+    default=21_600,
+    show_default=True,
+    help="Then it is given up.",
+)
+@click.option("--on-failure", metavar="ARN", help="SQS queue, SNS topic or S3 bucket for a document of what is given up.")
+@click.option("--dead-letter-target-arn", "dead_letters", metavar="ARN", help="SQS queue or SNS topic for the events themselves.")
+@click.option("--function-name", help="Default: the module's name.")
+@click.option("--timeout", "timeout_s", type=click.IntRange(1, 900), default=3, show_default=True, help="Seconds of an invocation.")
+@click.option("--memory-size", "memory_mb", type=click.IntRange(128, 10_240), default=128, show_default=True, help="MB of a sandbox.")
+@click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="An environment variable of the function; may be repeated.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(0, 1_000),
+    help="Reserved concurrency: what is above is throttled. Default: 16 processes, and no throttling.",
+)
+@click.option("--region", envvar="STREAMLET_REGION", default="us-east-1", show_default=True, help="AWS region.")
+@exit_codes
+def command(
+    handler: str,
+    files: tuple[str, ...],
+    retries: int,
+    age_s: int,
+    on_failure: str | None,
+    dead_letters: str | None,
+    function_name: str | None,
+    timeout_s: int,
+    memory_mb: int,
+    env: tuple[str, ...],
+    concurrency: int | None,
+    region: str,
+) -> int:
+    """Run any Python Lambda function with events as S3 or SNS send them: retries after 1 and 2 minutes, a dead-letter queue, a
+    destination. Exit code 1 if an event was given up.
+
+    Example: streamlet invoke app.lambda_handler put-event.json --maximum-retry-attempts 0
+    """
+    folder = Path.cwd()
+    checked_handler(handler, folder)
+    name = function_name_of(handler, function_name)
+    environment = environment_of(env)
+    try:
+        from streamlet.runtimes.esm.asynchronous import DeadLetters, FailureRecords, InvokeOptions
+        from streamlet.runtimes.esm.host import check_client
+        from streamlet.runtimes.esm.sandbox import SandboxSettings
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"hosting a function needs {error.name}: pip install 'streamlet[esm]'") from error
+    check_client()
+    options = InvokeOptions(
+        maximum_retry_attempts=retries,
+        maximum_event_age_s=age_s,
+        on_failure=FailureRecords(on_failure) if on_failure is not None else None,
+        dead_letters=DeadLetters(dead_letters) if dead_letters is not None else None,
+    )
+    settings = SandboxSettings(
+        handler=handler, function_name=name, folder=folder, region=region, timeout_s=timeout_s, memory_mb=memory_mb, environment=environment
+    )
+    return asyncio.run(_run(settings, _events(files), options, concurrency))

@@ -1,0 +1,111 @@
+"""Has the stream been drained? For a run that ends by itself.
+
+It has when every open shard was read to its tip, and everything that was read is settled. That is enough: an open shard is only
+read when its parents are done, and every closed shard has an open descendant. The list of shards is asked for anew before the
+verdict, since a shard that ended may just have brought children.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from streamlet.hooks import BatchSettled, Event, RecordsFiltered, RecordsGivenUp, ShardStopped
+from streamlet.model.shard import Shard
+from streamlet.ports import Fetch, ShardReader, Source, StartingPosition
+
+__all__ = ["Once"]
+
+
+class _Seen(msgspec.Struct):
+    """One reader: how many records it brought, how many of them are settled, and whether the last read was at the tip."""
+
+    read: int = 0
+    settled: int = 0
+    at_tip: bool = False
+
+    @property
+    def done(self) -> bool:
+        return self.at_tip and self.settled >= self.read
+
+
+class Once:
+    """Looks on: sources through `through`, events through `listen`. `drained` ends when there is nothing left to do, or when a
+    shard has stopped. `given_up` counts records."""
+
+    def __init__(self) -> None:
+        self._source: Source | None = None
+        self._shards: dict[str, _Seen] = {}
+        self._news = asyncio.Event()
+        self.given_up = 0
+        self.stopped = False
+
+    def through(self, source: Source) -> Source:
+        """The source, seen."""
+        self._source = source
+        return _Seeing(source, self)
+
+    def listen(self, event: Event) -> None:
+        """A listener."""
+        seen = self._shards.get(event.shard_id)
+        match event:
+            case BatchSettled(records=records) | RecordsFiltered(records=records) if seen is not None:
+                seen.settled += records
+                self._news.set()
+            case RecordsGivenUp(records=records):
+                self.given_up += records
+            case ShardStopped():
+                self.stopped = True
+                self._news.set()
+
+    async def drained(self) -> None:
+        """Wait for it. Raises what listing the shards does."""
+        while not self.stopped:
+            await self._news.wait()
+            self._news.clear()
+            if self._shards and all(seen.done for seen in self._shards.values()) and self._source is not None:
+                shards = await self._source.list_shards()
+                if all(shard.closed or self._is_done(shard) for shard in shards) and all(seen.done for seen in self._shards.values()):
+                    return
+
+    def _is_done(self, shard: Shard) -> bool:
+        seen = self._shards.get(shard.shard_id)
+        return seen is not None and seen.done
+
+    def opens(self, shard_id: str) -> None:
+        """A reader begins, perhaps anew."""
+        self._shards[shard_id] = _Seen()
+
+    def reads(self, shard_id: str, fetch: Fetch) -> None:
+        """What a read brought."""
+        seen = self._shards[shard_id]
+        seen.read += len(fetch.records)
+        seen.at_tip = fetch.ended or fetch.millis_behind_latest == 0
+        self._news.set()
+
+
+class _Seeing:
+    """A source whose readers tell what they read."""
+
+    def __init__(self, source: Source, once: Once) -> None:
+        self.stream = source.stream
+        self._source, self._once = source, once
+
+    async def list_shards(self) -> Sequence[Shard]:
+        return await self._source.list_shards()
+
+    def reader(self, shard_id: str, start: StartingPosition) -> ShardReader:
+        self._once.opens(shard_id)
+        return _SeeingReader(self._source.reader(shard_id, start), shard_id, self._once)
+
+
+class _SeeingReader:
+    def __init__(self, reader: ShardReader, shard_id: str, once: Once) -> None:
+        self._reader, self._shard_id, self._once = reader, shard_id, once
+
+    async def read(self) -> Fetch:
+        fetch = await self._reader.read()
+        self._once.reads(self._shard_id, fetch)
+        return fetch
