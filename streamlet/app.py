@@ -102,7 +102,7 @@ class App:
         """Call the handler with a Batch and a state, in tumbling windows of `tumbling_window_s` seconds per shard (by arrival).
 
         It returns the state of its next call in the window: JSON, up to 1 MB, `{}` at first. `batch.window` tells which window,
-        and whether this is its last call, where what was summed up is written away. In Lambda only so far."""
+        and whether this is its last call, where what was summed up is written away. A crash begins the window anew."""
         return self._register("window", stream, decode, None, mapping, options)
 
     def on_s3(self, bucket: str) -> Callable[[F], F]:

@@ -88,9 +88,6 @@ def _mapping(
     criteria: str | None,
 ) -> EventSourceMapping:
     """The mapping. Raises ConfigurationError, with AWS's reason, for what CreateEventSourceMapping refuses."""
-    if tumbling_s:
-        # The worker's engine has no tumbling windows yet: to run without them would show other events than AWS sends.
-        raise ConfigurationError("--tumbling-window-in-seconds: tumbling windows are not available yet; leave it out, or give 0")
     if position == "AT_TIMESTAMP" and timestamp_s is None:
         raise ConfigurationError("--starting-position AT_TIMESTAMP needs --starting-position-timestamp")
     if position != "AT_TIMESTAMP" and timestamp_s is not None:
@@ -108,6 +105,7 @@ def _mapping(
         batch_size=batch_size,
         batching_window_s=window_s,
         parallelization_factor=factor,
+        tumbling_window_s=tumbling_s,
         starting_position=cast("StartingPositionName", position),  # click has checked it
         starting_position_timestamp=timestamp_s,
         maximum_retry_attempts=retries,
@@ -243,7 +241,13 @@ def _innermost(error: BaseException) -> BaseException:
     help="The function reports which records failed.",
 )
 @click.option("--filter-criteria", "criteria", metavar="JSON|@FILE", help='{"Filters": [{"Pattern": "…"}]}')
-@click.option("--tumbling-window-in-seconds", "tumbling_s", type=click.IntRange(0, 900), default=0, help="Not available yet.")
+@click.option(
+    "--tumbling-window-in-seconds",
+    "tumbling_s",
+    type=click.IntRange(0, 900),
+    default=0,
+    help="Carry a state through windows of this length; 0 is no window.",
+)
 @click.option("--function-name", help="Default: the module's name.")
 @click.option("--timeout", "timeout_s", type=click.IntRange(1, 900), default=3, show_default=True, help="Seconds of an invocation.")
 @click.option("--memory-size", "memory_mb", type=click.IntRange(128, 10_240), default=128, show_default=True, help="MB of a sandbox.")
@@ -261,7 +265,7 @@ def _innermost(error: BaseException) -> BaseException:
     "--state", default="memory://", show_default=True, metavar="URL", help="Where positions are kept: sqlite:///FILE or memory://."
 )
 @click.option("--poll-interval-s", default=1.0, show_default=True, help="Pause between reads at the tip.")
-@click.option("--once", is_flag=True, help="Drain the stream and exit; exit code 1 if anything was given up.")
+@click.option("--once", is_flag=True, help="Drain the stream and exit, with windows left open; exit code 1 if anything was given up.")
 @click.option(
     "--log",
     "log_format",

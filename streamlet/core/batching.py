@@ -65,6 +65,11 @@ class Batcher:
         """Event bytes of the waiting records."""
         return self._totals[-1] - self._totals[self._head]
 
+    @property
+    def oldest(self) -> Record | None:
+        """The record that has waited longest."""
+        return self._records[self._head] if len(self) else None
+
     def add(self, records: Sequence[Record], now_s: float) -> None:
         """Records in shard order."""
         self._open_window(now_s)

@@ -50,8 +50,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -84,17 +83,6 @@ class WindowCall(msgspec.Struct, frozen=True):
     state: bytes
     is_final: bool = False
     is_terminated_early: bool = False
-
-    def event_fields(self, shard_id: str, stream_arn: str) -> dict[str, Any]:
-        """The keys that Lambda adds to the event, beside `Records`."""
-        return {
-            "window": {"start": _iso(self.start_s), "end": _iso(self.end_s)},
-            "state": json.loads(self.state),
-            "shardId": shard_id,
-            "eventSourceARN": stream_arn,
-            "isFinalInvokeForWindow": self.is_final,
-            "isWindowTerminatedEarly": self.is_terminated_early,
-        }
 
 
 class Idle(msgspec.Struct, frozen=True):
@@ -146,6 +134,15 @@ class WindowMachine:
     def ends_at_s(self) -> float | None:
         """The end of the open window, when reading on is worth a look; None if none is open."""
         return None if self._start_s is None else self._start_s + self._size_s
+
+    def end_for(self, arrival_s: float) -> float:
+        """When the window ends that a record goes into: the open one, else its own."""
+        return self.ends_at_s or (arrival_s // self._size_s + 1) * self._size_s
+
+    @property
+    def is_closing(self) -> bool:
+        """Is a final call due before anything else?"""
+        return self._closing
 
     @property
     def may_checkpoint(self) -> bool:
@@ -229,7 +226,3 @@ class WindowMachine:
         self._start_s, self._state = start_s, EMPTY_STATE
         self._called = self._closing = self._early = False
         self._failed, self._not_before_s = 0, 0.0
-
-
-def _iso(epoch_s: int) -> str:
-    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -47,11 +47,13 @@ class RecordFailed(StreamletError):
 
 
 class BatchFailed(StreamletError):
-    """The batch was run elsewhere, where it failed: from its record `index` on, with `function_error` as the failure document says."""
+    """The batch was run elsewhere, where it failed: from its record `index` on, with `function_error` as the failure document says.
 
-    def __init__(self, index: int, function_error: str | None, message: str) -> None:
+    In a tumbling window, `state` is what the records before it led to."""
+
+    def __init__(self, index: int, function_error: str | None, message: str, *, state: Any = None) -> None:
         super().__init__(message)
-        self.index, self.function_error = index, function_error
+        self.index, self.function_error, self.state = index, function_error, state
 
 
 class NotTaken(StreamletError):

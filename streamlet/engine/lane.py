@@ -24,6 +24,7 @@ from streamlet.core.failure import (
     GiveUp,
     Invoke,
     NotDelivered,
+    Outcome,
     Throttled,
     Wait,
 )
@@ -49,6 +50,7 @@ class Shard(Protocol):
 
     shard_id: str
     behind_ms: int
+    read_up_to_s: float  # everything that arrived before this moment, in epoch seconds, was read
 
     @property
     def full(self) -> bool:
@@ -79,13 +81,18 @@ class Shard(Protocol):
 class Lane:
     """One parallel slot. `run` ends when the shard has ended and everything is settled, or after `stop`."""
 
-    def __init__(self, shard: Shard, spec: ConsumerSpec, invoker: Invoker, clock: Clock) -> None:
+    def __init__(self, shard: Shard, spec: ConsumerSpec, invoker: Invoker | None, clock: Clock) -> None:
         self._shard, self._spec, self._invoker, self._clock = shard, spec, invoker, clock
         self._batcher = Batcher(spec.mapping.batch_size, spec.mapping.batching_window_s)
         self._numbers: deque[Numbers] = deque()  # of what waits; with one lane a whole read is one range
         self._news = asyncio.Event()
         self._stopping = asyncio.Event()
         self._ended = False
+
+    @property
+    def may_checkpoint(self) -> bool:
+        """May the lease say how far everything is settled?"""
+        return True
 
     def add(self, records: Sequence[Record], numbers: Numbers) -> None:
         """Records of this lane's keys, in shard order, and their numbers."""
@@ -94,7 +101,7 @@ class Lane:
         self._news.set()
 
     def look(self) -> None:
-        """The shard is full: what waits for its window goes now."""
+        """The shard is full, so that what waits for its batching window goes now; or something was read."""
         self._news.set()
 
     def end(self) -> None:
@@ -139,7 +146,8 @@ class Lane:
                     if await self._rest(self._stopping, until_s - self._clock.time()):
                         break
                 case Invoke():
-                    await self._invoke(records, step, machine, done)
+                    if not await self._invoke(records, step, machine, done):
+                        break
                 case GiveUp():
                     sent = await self._shard.give_up(records[step.start : step.stop], step)
                     given_up += (step.stop - step.start) * sent
@@ -168,7 +176,9 @@ class Lane:
             return False
         return True
 
-    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, done: dict[int, Any]) -> None:
+    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, done: dict[int, Any]) -> bool:
+        """Answer the step; False if the worker began to drain before anything was called."""
+        assert self._invoker is not None
         invocation = await self._invoker.invoke(
             records[step.start : step.stop],
             start=step.start,
@@ -179,7 +189,10 @@ class Lane:
         )
         if invocation.trouble:
             self._shard.emit(Trouble(stream=self._spec.stream, shard_id=self._shard.shard_id, what="idempotency", error=invocation.trouble))
-        outcome = invocation.outcome
+        self._feed(records, step, machine, invocation.outcome, invocation.chunk)
+        return True
+
+    def _feed(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, outcome: Outcome, chunk: Chunk | None) -> None:
         stop = step.start if isinstance(outcome, Throttled) else step.stop
         if isinstance(outcome, FailedFrom):
             stop = outcome.index
@@ -194,7 +207,7 @@ class Lane:
                 )
             )
         if stop > step.start:
-            self._shard.took(records[step.start : stop], invocation.chunk)
+            self._shard.took(records[step.start : stop], chunk)
         machine.feed(step.step_id, outcome, self._clock.time())
 
 

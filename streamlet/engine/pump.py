@@ -22,6 +22,7 @@ from streamlet.engine.invoke import Invoker
 from streamlet.engine.lane import Lane, Numbers, lane_of
 from streamlet.engine.leases import Acquired, LeaseKeeper, Leases
 from streamlet.engine.ranges import Closer, OpenRows, document_of
+from streamlet.engine.windowed import WindowLane
 from streamlet.errors import ConfigurationError, InternalError, SinkError, StoreError
 from streamlet.hooks import Event, RecordsFiltered, RecordsGivenUp, ShardEnded, Trouble
 from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON, Position
@@ -76,14 +77,19 @@ class Pump:
         self._account = f"{spec.stream}/{self.shard_id}"
         self._source, self._keeper, self._leases = source, keeper, leases
         self._executor, self._clock, self._emit, self._budget = executor, clock, emit, budget
-        self._invoker = Invoker(spec, executor)
+        self._invoker = None if spec.kind == "window" else Invoker(spec, executor)
         self._criteria = spec.mapping.criteria
-        self._lanes = [Lane(self, spec, self._invoker, clock) for _ in range(spec.mapping.parallelization_factor)]
+        self._lanes = (
+            [WindowLane(self, spec, executor, clock)]
+            if self._invoker is None
+            else [Lane(self, spec, self._invoker, clock) for _ in range(spec.mapping.parallelization_factor)]
+        )
         self._stopping = asyncio.Event()
         self._news = asyncio.Event()  # something was settled, or a lane is done
         self._room = asyncio.Event()
         self._keeping = asyncio.Lock()
         self.behind_ms = 0
+        self.read_up_to_s = 0.0
         self._pinned = False
         # How far everything is settled, and how far the lease row knows it, as a count of records.
         self._mark = LowWaterMark()
@@ -202,11 +208,15 @@ class Pump:
                     lane.look()
                 self._room.clear()
                 await self._room.wait()
+            begun_s = self._clock.time()
             fetch = await reader.read()
             self.behind_ms = fetch.millis_behind_latest
             if fetch.records:
                 await self._pin_latest(fetch.records[0])
                 self._hand_out(fetch.records)
+            self.read_up_to_s = begun_s - self.behind_ms / 1000
+            if self._spec.kind == "window":
+                self._lanes[0].look()
             if fetch.ended:
                 for lane in self._lanes:
                     lane.end()
@@ -348,12 +358,17 @@ class Pump:
         now_s = self._clock.time()
         if self._closer is not None:
             return self._open.due(now_s) or self._budget.should_roll(self._account)
-        return self._mark.settled_count > self._written and now_s - self._written_at_s >= CHECKPOINT_EVERY_S
+        return self._unwritten and now_s - self._written_at_s >= CHECKPOINT_EVERY_S
+
+    @property
+    def _unwritten(self) -> bool:
+        """Is there something settled that the lease may be told of?"""
+        return self._mark.settled_count > self._written and all(lane.may_checkpoint for lane in self._lanes)
 
     def _wake_at_s(self) -> float | None:
         if self._closer is not None:
             return self._open.wake_at_s()
-        return self._written_at_s + CHECKPOINT_EVERY_S if self._mark.settled_count > self._written else None
+        return self._written_at_s + CHECKPOINT_EVERY_S if self._unwritten else None
 
     async def _keep(self) -> None:
         if self._closer is not None:
@@ -364,7 +379,7 @@ class Pump:
             self._open.clear()
             self._budget.set(self._account, 0)
             await self._closer.close(rows)
-        elif self._mark.settled_count > self._written:
+        elif self._unwritten:
             count, position = self._mark.settled_count, self._mark.mark
             await self._leases.call(self._keeper.checkpoint, self.grip, position)
             self._written, self._written_at_s = count, self._clock.time()
@@ -429,6 +444,7 @@ class Pump:
                         if await self._stopped_within(until_s - self._clock.time()):
                             raise _DrainedInReplay
                     case Invoke():
+                        assert self._invoker is not None, "a range is prepared with a sink, which windows have not"
                         invocation = await self._invoker.invoke(
                             batch[step.start : step.stop], start=step.start, attempt=step.attempt, shard_id=self.shard_id
                         )

@@ -102,11 +102,6 @@ async def supervised(
     consumers: Sequence[ConsumerSpec], options: WorkerOptions, name: str, *, through: Callable[[Source], Source] | None = None
 ) -> AsyncIterator[list[Supervisor]]:
     """Supervisors for the consumers, ready to run, around one client and one executor. `through` may wrap their sources, to look on."""
-    for spec in consumers:
-        if spec.kind == "window":
-            raise ConfigurationError(
-                f"on_window({spec.stream!r}) runs in Lambda only so far: a worker has no tumbling windows yet; use on_batch, and sum up there"
-            )
     # Before anything is opened: a worker that would keep private state must not even begin.
     state_url = options.state_url(name)
     clock, executor = SystemClock(), ThreadExecutor()

@@ -183,7 +183,7 @@ def test_a_stream_that_is_not_there_is_one_sentence(folder: Path) -> None:
         (["--filter-criteria", "{"], "no JSON"),
         (["--filter-criteria", '{"Filters": [{"Pattern": "{\\"data\\": [1]}"}]}'], "Invalid filter pattern definition"),
         (["--filter-criteria", "@absent.json"], "absent.json"),
-        (["--tumbling-window-in-seconds", "5"], "not available yet"),
+        (["--tumbling-window-in-seconds", "5", "--parallelization-factor", "2"], "cannot be handed on in parallel"),
         (["--timeout", "901"], "1<=x<=900"),
         (["--memory-size", "127"], "128<=x<=10240"),
         (["--env", "AWS_REGION=x"], "reserves"),

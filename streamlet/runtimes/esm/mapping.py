@@ -45,7 +45,7 @@ class InvocationEnded(Event, frozen=True, kw_only=True):
     begins at record `failed_from` (counted from 0) of the `sequence_numbers`. `init_s` is None for a warm start."""
 
     lane: int
-    sequence_numbers: tuple[str, ...]
+    sequence_numbers: tuple[str, ...]  # none in the final call of a tumbling window
     attempt: int
     outcome: str
     failed_from: int = 0
@@ -96,7 +96,12 @@ class Function:
             mapping = msgspec.structs.replace(mapping, on_failure=_Named(on_failure, self._hosted))
         self.consumers = (
             ConsumerSpec(
-                name=self.name, stream=options.stream, kind="batch", handler=self._hosted, decoder=bytes, mapping=mapping, sink=None
+                name=self.name,
+                stream=options.stream,
+                kind="window" if mapping.tumbling_window_s else "batch",
+                handler=self._hosted.in_window if mapping.tumbling_window_s else self._hosted,
+                decoder=bytes,
+                mapping=mapping,
             ),
         )
 
@@ -126,7 +131,7 @@ class HostedFunction:
         self.stream_arn = ""
         self.function_arn = options.function.function_arn
         # The request that failed last, by shard and first record: what a failure document names. What ends otherwise is taken out.
-        self._failed: dict[tuple[str, str], str] = {}
+        self._failed: dict[tuple[str, ...], str] = {}
 
     @asynccontextmanager
     async def open(self, stream_arn: str, region: str) -> AsyncIterator[None]:
@@ -143,9 +148,18 @@ class HostedFunction:
 
     async def __call__(self, batch: Batch) -> None:
         """Invoke the function. Raises BatchFailed or NotTaken, which the engine understands."""
+        await self._invoke(batch, None)
+
+    async def in_window(self, batch: Batch, state: Any) -> Any:
+        """Invoke the function in a tumbling window, and return the state that it answered; None if there is none."""
+        answer = await self._invoke(batch, state)
+        return answer.get("state") if isinstance(answer, dict) else None
+
+    async def _invoke(self, batch: Batch, state: Any) -> Any:
         numbers = tuple([record.sequence_number for record in batch.records])
-        invoked = await self.host.invoke(self._event(batch))
-        lane = lane_of(batch.records[0].partition_key, self._options.mapping.parallelization_factor)
+        invoked = await self.host.invoke(self._event(batch, state))
+        factor = self._options.mapping.parallelization_factor
+        lane = lane_of(batch.records[0].partition_key, factor) if batch.records else 0
         ended = InvocationEnded(
             stream=self._options.stream,
             shard_id=batch.shard_id,
@@ -166,34 +180,46 @@ class HostedFunction:
             duration_s=invoked.duration_s,
             memory_bytes=invoked.memory_bytes,
         )
+        carried = None
         match invoked.outcome:
             case FunctionError(kind=kind, message=message):
                 function_error = None if kind == "RequestEntityTooLarge" else "Unhandled"
                 failed = FailedFrom(0, function_error, f"{kind}: {message}" if kind else message)
                 ended = msgspec.structs.replace(ended, outcome="failed", error_type=kind, error=message)
             case answer:
-                outcome = outcome_of(answer.value, numbers, reports_failures=self._options.reports_failures)
+                outcome = outcome_of(answer.value, numbers, reports_failures=self._options.reports_failures and bool(numbers))
                 if not isinstance(outcome, FailedFrom):
-                    self._failed.pop((batch.shard_id, numbers[0]), None)
+                    self._failed.pop((batch.shard_id, *numbers[:1]), None)
                     self._tell(ended)
-                    return
-                failed = outcome
+                    return answer.value
+                failed, carried = outcome, answer.value.get("state")
                 what = "partial" if failed.index else "failed"
                 ended = msgspec.structs.replace(ended, outcome=what, failed_from=failed.index, error=failed.error)
-        self._failed.pop((batch.shard_id, numbers[0]), None)
-        self._failed[batch.shard_id, numbers[failed.index]] = invoked.request_id
+        self._failed.pop((batch.shard_id, *numbers[:1]), None)
+        if numbers:
+            self._failed[batch.shard_id, numbers[failed.index]] = invoked.request_id
         self._tell(ended)
-        raise BatchFailed(failed.index, failed.function_error, failed.error)
+        raise BatchFailed(failed.index, failed.function_error, failed.error, state=carried)
 
     def last_request(self, document: FailureDocument) -> str:
         """The invocation whose failure the document tells of; "" if its records were never tried."""
         return self._failed.pop((document.shard_id, document.records[0].sequence_number), "")
 
-    def _event(self, batch: Batch) -> bytes:
+    def _event(self, batch: Batch, state: Any) -> bytes:
         records = [
             event_record(record, self.stream_arn, batch.shard_id, region=self._region, account_id=self._account) for record in batch.records
         ]
-        return orjson.dumps({"Records": records})
+        event: dict[str, Any] = {"Records": records}
+        if (window := batch.window) is not None:
+            event |= {
+                "window": {"start": f"{window.start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{window.end:%Y-%m-%dT%H:%M:%SZ}"},
+                "state": state,
+                "shardId": batch.shard_id,
+                "eventSourceARN": self.stream_arn,
+                "isFinalInvokeForWindow": window.is_final,
+                "isWindowTerminatedEarly": window.is_terminated_early,
+            }
+        return orjson.dumps(event)
 
     def _printed(self, sandbox: int, request_id: str, line: str) -> None:
         self._tell(FunctionPrinted(stream=self._options.stream, sandbox=sandbox, request_id=request_id, line=line))

@@ -94,6 +94,8 @@ class Tree:
 
     def _invocation(self, event: InvocationEnded, now_s: float, at: str) -> list[Line]:
         slot = _Slot(event.shard_id, event.lane)
+        if not event.sequence_numbers:
+            return [self._final(event, at)]
         batch = self._open.get(slot)
         if batch is None or event.sequence_numbers[0] not in batch.places:
             self._batches += 1
@@ -112,6 +114,15 @@ class Tree:
         if event.outcome in {"failed", "partial"} and (start, stop) not in batch.path:
             batch.path.append((start, stop))
         return lines + self._closed(slot, batch, now_s, at)
+
+    def _final(self, event: InvocationEnded, at: str) -> Line:
+        """The last call of a tumbling window: it is of no batch."""
+        if event.outcome == "throttled":
+            self.throttles += 1
+        else:
+            self.invocations += 1
+            self.cold_starts += event.init_s is not None
+        return Line(f"{at}  {_short(event.shard_id):<3}  {'window':<6} {'final call':<18}{_outcome(event, 0)}", _KINDS[event.outcome])
 
     def _gave_up(self, event: RecordsGivenUp, now_s: float, at: str) -> list[Line]:
         target = f"to {event.delivered_to}" if event.delivered_to else "DROPPED, there is no --on-failure"

@@ -248,22 +248,6 @@ def test_no_state_in_an_answer_is_a_failed_invocation(response: Any, error: str)
     assert error in found.error
 
 
-def test_what_an_event_has_beside_its_records() -> None:
-    """Lambda developer guide, services-kinesis-windows: every key, in this order."""
-    call = WindowCall(1607497440, 1607497560, b'{"1":282,"2":715}', is_final=False, is_terminated_early=True)
-    arn = "arn:aws:kinesis:us-east-1:123456789012:stream/lambda-stream"
-    assert json.dumps(call.event_fields("shardId-000000000006", arn)) == json.dumps(
-        {
-            "window": {"start": "2020-12-09T07:04:00Z", "end": "2020-12-09T07:06:00Z"},
-            "state": {"1": 282, "2": 715},
-            "shardId": "shardId-000000000006",
-            "eventSourceARN": arn,
-            "isFinalInvokeForWindow": False,
-            "isWindowTerminatedEarly": True,
-        }
-    )
-
-
 # ── worlds ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

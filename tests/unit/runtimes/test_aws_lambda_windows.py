@@ -11,7 +11,6 @@ import pytest
 
 from streamlet import App, Batch, ConfigurationError, HandlerError, Window
 from streamlet.core.windows import state_of
-from streamlet.runtimes.worker import WorkerOptions, run_worker
 from tests.unit.runtimes.lambda_worlds import SHARD, Context, event, failures, window_event
 
 
@@ -131,9 +130,3 @@ def test_windows_that_cannot_be_are_refused_when_the_app_is_built(app: App, opti
 def test_a_handler_takes_batch_and_state(app: App) -> None:
     with pytest.raises(HandlerError, match=r"write def <lambda>\(batch, state\)"):
         app.on_window("orders", tumbling_window_s=60)(lambda batch: None)
-
-
-async def test_a_worker_refuses_windows_in_words(app: App) -> None:
-    app.on_window("orders", tumbling_window_s=60)(lambda batch, state: state)
-    with pytest.raises(ConfigurationError, match=r"on_window\('orders'\) runs in Lambda only so far"):
-        await run_worker(app, WorkerOptions(endpoint_url="http://127.0.0.1:9", state="memory://"))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from base64 import b64decode
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from streamlet.producer import Producer
 from streamlet.runtimes.esm.mapping import Function, InvocationEnded, MappingOptions
 from streamlet.runtimes.esm.once import Once
 from streamlet.runtimes.esm.sandbox import SandboxSettings
+from streamlet.runtimes.esm.tree import Tree
 from streamlet.runtimes.worker import WorkerOptions, run_worker
 from streamlet.spec import EventSourceMapping
 
@@ -51,6 +54,15 @@ def reports(event, context):
 def misreports(event, context):
     _seen(event)
     return {"batchItemFailures": [{"itemIdentifier": ""}]}
+
+def windowed(event, context):
+    seen = event["state"].get("seen", []) + _seen(event)
+    with open("windows.jsonl", "a") as file:
+        file.write(json.dumps({**event, "Records": len(event["Records"])}) + chr(10))
+    return {"state": {"seen": seen}}
+
+def stateless(event, context):
+    _seen(event)
 
 def slow(event, context):
     _seen(event)
@@ -222,6 +234,38 @@ async def test_filtered_records_are_never_sent(world: World) -> None:
         await world.run(broker, "plain", filters=[{"data": {"n": [2]}}])
     assert world.seen == [[2]]
     assert sum(event.records for event in world.events if isinstance(event, RecordsFiltered)) == 3
+
+
+async def test_a_function_carries_its_state_through_a_tumbling_window(world: World) -> None:
+    """Event 1: two records arrive in one window, a third in a later one. Event 2: the third is read, so the first window is over."""
+    begin_s = (int(time.time()) // 10 - 10) * 10
+    now_s = [begin_s + 1.0]
+    async with Broker(streams={"orders": 1}, clock=lambda: now_s[0]) as broker:
+        await put(broker, range(2))
+        now_s[0] += 30
+        await put(broker, range(2, 3))
+        now_s[0] = time.time()
+        await world.run(broker, "windowed", tumbling_window_s=10, batch_size=1)
+    first, second, final, third = [json.loads(line) for line in (world.folder / "windows.jsonl").read_text().splitlines()][:4]
+    shown = f"{datetime.fromtimestamp(begin_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    assert list(first) == ["Records", "window", "state", "shardId", "eventSourceARN", "isFinalInvokeForWindow", "isWindowTerminatedEarly"]
+    assert first["window"]["start"] == second["window"]["start"] == final["window"]["start"] == shown
+    assert first["eventSourceARN"] == "arn:aws:kinesis:us-east-1:000000000000:stream/orders"
+    assert (first["shardId"], first["isWindowTerminatedEarly"]) == ("shardId-000000000000", False)
+    assert [(call["Records"], len(call["state"].get("seen", [])), call["isFinalInvokeForWindow"]) for call in (first, second, final, third)] == [
+        (1, 0, False), (1, 1, False), (0, 2, True), (1, 0, False)
+    ]  # fmt: skip
+    tree = Tree()
+    lines = [line.text for event in world.events for line in tree.feed(event, 0.0, "00:00:00")]
+    assert any("final call" in line for line in lines)
+
+
+async def test_an_answer_without_state_fails_in_a_window(world: World) -> None:
+    async with Broker(streams={"orders": 1}) as broker:
+        await put(broker, range(1))
+        await world.run(broker, "stateless", tumbling_window_s=900, maximum_retry_attempts=0)
+    (given_up,) = [event for event in world.events if isinstance(event, RecordsGivenUp)]
+    assert "must contain the state" in given_up.error
 
 
 async def test_once_follows_a_reshard_to_its_children(world: World) -> None:

@@ -1,0 +1,162 @@
+"""What does a shard's lane do with tumbling windows? It calls the handler with a state, and closes windows in between.
+
+core/windows says which records may be one batch, what state a call carries, and when a window's final call is due; this drives
+it beside the failure machine. There is one lane: the windows of a shard are one chain of states.
+
+The state is not stored. While a window is open the shard's checkpoint stays before the window's first record (`may_checkpoint`),
+and whoever comes next builds the state again. A drain makes no final call, for the same reason.
+
+    what the handler did                                   outcome                          function_error
+    returned a state                                       Succeeded; the next call gets it
+    raised BatchFailed(k, function_error, state=…)         FailedFrom(k); the next call gets the state if k is not the first
+    raised anything else                                   FailedFrom(first)                "Unhandled"
+    returned no state, or none that is JSON                FailedFrom(first)                None
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from streamlet.core.failure import FailedFrom, FailureMachine, Invoke, Succeeded, Throttled, Wait
+from streamlet.core.windows import Idle, NoState, WindowCall, WindowMachine, state_of
+from streamlet.engine.each import is_ours, says
+from streamlet.engine.invoke import BatchFailed, NotTaken, is_async
+from streamlet.engine.lane import Lane, Shard
+from streamlet.hooks import Trouble
+from streamlet.model.batch import Batch
+from streamlet.model.record import Record
+from streamlet.model.window import Window
+from streamlet.ports import Clock, Executor
+from streamlet.spec import ConsumerSpec
+
+__all__ = ["WindowLane"]
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    outcome: Succeeded | FailedFrom | Throttled
+    state: bytes | None = None
+
+
+class WindowLane(Lane):
+    """The lane of a shard with tumbling windows."""
+
+    def __init__(self, shard: Shard, spec: ConsumerSpec, executor: Executor, clock: Clock) -> None:
+        super().__init__(shard, spec, None, clock)
+        self._executor = executor
+        self._async = spec.handler is not None and is_async(spec.handler)
+        self._windows = WindowMachine(spec.mapping.tumbling_window_s, spec.mapping.policy)
+        self._held: list[Record] = []  # cut as a batch, and not yet admitted to a window
+
+    @property
+    def may_checkpoint(self) -> bool:
+        """Is no window open whose state would be lost?"""
+        return self._windows.may_checkpoint
+
+    async def _next_batch(self) -> list[Record] | None:
+        while not self._stopping.is_set() and await self._close_windows():
+            now_s = self._clock.time()
+            self._news.clear()
+            if batch := self._admitted(now_s):
+                return batch
+            if not self._held and not len(self._batcher):
+                # Everything that was read is settled: how far was that?
+                if self._ended:
+                    self._windows.shard_ended()
+                    if not self._windows.is_closing:
+                        return None
+                else:
+                    self._windows.read_up_to(self._shard.read_up_to_s)
+            if self._windows.is_closing:
+                continue
+            wakes = [at_s for at_s in (self._batcher.wake_at_s(), self._ends_at_s()) if at_s is not None and at_s > now_s]
+            await self._rest(self._news, min(wakes) - now_s if wakes else None)
+        return None
+
+    def _admitted(self, now_s: float) -> list[Record]:
+        """The next batch, cut at its window's edge; empty while there is none, or while a window is to be closed first."""
+        if not self._held:
+            # What gathers goes at the window's end: a window closes only over what is settled.
+            ends_at_s = self._ends_at_s()
+            at_once = self._ended or self._shard.full or (ends_at_s is not None and now_s >= ends_at_s)
+            self._held = self._batcher.next_batch(now_s) or (self._batcher.flush() if at_once else None) or []
+        count = self._windows.admit([record.arrived_at_s for record in self._held])
+        batch, self._held = self._held[:count], self._held[count:]
+        return batch
+
+    def _ends_at_s(self) -> float | None:
+        """The end of the window that is open, or that the oldest of what gathers will open."""
+        oldest = self._batcher.oldest
+        return self._windows.ends_at_s if oldest is None else self._windows.end_for(oldest.arrived_at_s)
+
+    async def _close_windows(self) -> bool:
+        """Make the final call that is due, until it succeeds. False if the worker began to drain meanwhile."""
+        while not isinstance(step := self._windows.next_step(self._clock.time()), Idle):
+            if isinstance(step, Wait):
+                if await self._rest(self._stopping, step.until_s - self._clock.time()):
+                    return False
+                continue
+            answer = await self._call([], step.call, 0, step.attempt)
+            succeeded = isinstance(answer.outcome, Succeeded)
+            self._windows.feed(step.step_id, succeeded=succeeded, now_s=self._clock.time())
+            if succeeded:
+                # Now, before the next window opens: while one is open, the checkpoint stays.
+                await self._shard.keep_up()
+            elif isinstance(answer.outcome, FailedFrom):
+                what = f"the final call of the window of {_utc(step.call.start_s):%Y-%m-%d %H:%M:%S}"
+                self._shard.emit(Trouble(stream=self._spec.stream, shard_id=self._shard.shard_id, what=what, error=answer.outcome.error))
+        return True
+
+    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, done: dict[int, Any]) -> bool:
+        if not await self._close_windows():  # a state that grew too large ends its window in the middle of a batch
+            return False
+        part = records[step.start : step.stop]
+        answer = await self._call(part, self._windows.call(), step.start, step.attempt)
+        if answer.state is not None and (not isinstance(answer.outcome, FailedFrom) or answer.outcome.index > step.start):
+            self._windows.took(answer.state)
+        self._feed(records, step, machine, answer.outcome, None)
+        return True
+
+    async def _call(self, records: Sequence[Record], call: WindowCall, start: int, attempt: int) -> _Answer:
+        handler = self._spec.handler
+        assert handler is not None
+        window = Window(_utc(call.start_s), _utc(call.end_s), call.is_final, call.is_terminated_early)
+        behind_ms = self._shard.behind_ms
+        batch = Batch(records, self._spec.stream, self._shard.shard_id, attempt, behind_ms, window)
+        state = json.loads(call.state)
+        try:
+            result = handler(batch, state) if self._async else await self._executor.run(handler, batch, state)
+            if inspect.isawaitable(result):
+                result = await result
+        except NotTaken:
+            return _Answer(Throttled())
+        except asyncio.CancelledError as error:
+            if is_ours():
+                raise
+            return _Answer(FailedFrom(start, "Unhandled", says(error)))
+        except BatchFailed as error:
+            carried = state_of({"state": error.state})
+            return _Answer(
+                FailedFrom(start + error.index, error.function_error, str(error)), None if isinstance(carried, NoState) else carried
+            )
+        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a handler raises is its batch's failure
+            return _Answer(FailedFrom(start, "Unhandled", says(error)))
+        finally:
+            for record in records:
+                record.forget_value()
+        if result is None and call.is_final:
+            result = {}  # nobody reads it
+        carried = state_of({"state": result})
+        if isinstance(carried, NoState):
+            return _Answer(FailedFrom(start, None, carried.error))
+        return _Answer(Succeeded(), carried)
+
+
+def _utc(epoch_s: int) -> datetime:
+    return datetime.fromtimestamp(epoch_s, UTC)
