@@ -6,9 +6,12 @@ record.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
+
+from streamlet.model.record import Record
+from streamlet.model.window import Window
 
 __all__ = [
     "BatchSettled",
@@ -16,6 +19,7 @@ __all__ = [
     "Draining",
     "Event",
     "HandlerFailed",
+    "Invoked",
     "LeaseReleased",
     "LeaseTaken",
     "LeaseWentAway",
@@ -65,6 +69,18 @@ class BatchSettled(Event, frozen=True, kw_only=True):
     size_bytes: int
     duration_s: float
     millis_behind_latest: int
+
+
+class Invoked(Event, frozen=True, kw_only=True):
+    """The handler was called for these records and has answered: the first `done` of them are done, and `error` says why not all.
+    `window` is the tumbling window that it was called for; its final call has no records."""
+
+    records: Sequence[Record]
+    attempt: int
+    done: int
+    failed: bool = False
+    error: str = ""
+    window: Window | None = None
 
 
 class HandlerFailed(Event, frozen=True, kw_only=True):

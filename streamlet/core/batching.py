@@ -21,13 +21,16 @@ invocation-eventsourcemapping, with-kinesis.)
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Final
 
 from streamlet.model.record import Record
 
-__all__ = ["ENVELOPE_BYTES", "PAYLOAD_BYTES_MAX", "Batcher", "event_bytes"]
+__all__ = ["ENVELOPE_BYTES", "PAYLOAD_BYTES_MAX", "Admit", "Batcher", "event_bytes"]
+
+Admit = Callable[[Sequence[Record]], int]
+"""How many of the records, from the front, may be one batch."""
 
 PAYLOAD_BYTES_MAX: Final = 6_000_000
 ENVELOPE_BYTES: Final = 640
@@ -81,19 +84,21 @@ class Batcher:
         total = self._totals.pop()
         self._totals.extend(accumulate(map(event_bytes, records), initial=total))
 
-    def next_batch(self, now_s: float) -> list[Record] | None:
-        """The next batch if one is due, else None. To ask is to say that the batch before is done with."""
+    def next_batch(self, now_s: float, admit: Admit | None = None) -> list[Record] | None:
+        """The next batch if one is due, else None. To ask is to say that the batch before is done with.
+
+        `admit` says how many records from the front may be one batch; where it says 0 none is cut."""
         self._open_window(now_s)
         if self._opened_s is None:
             return None
         full = len(self) >= self._batch_size or self.buffered_bytes >= self._bytes_max
         if not full and now_s < self._opened_s + self._window_s:
             return None
-        return self._cut(now_s)
+        return self._cut(now_s, admit)
 
-    def flush(self) -> list[Record] | None:
+    def flush(self, admit: Admit | None = None) -> list[Record] | None:
         """The next batch whether due or not: the shard has ended. None once the buffer is empty."""
-        return None if self._opened_s is None else self._cut(self._opened_s)
+        return None if self._opened_s is None else self._cut(self._opened_s, admit)
 
     def wake_at_s(self) -> float | None:
         """When the window ends; None while there is nothing to wait for. Between a batch and the next call, the earliest."""
@@ -103,11 +108,16 @@ class Batcher:
         if self._handed_out:
             self._opened_s, self._handed_out = now_s, False
 
-    def _cut(self, now_s: float) -> list[Record]:
+    def _cut(self, now_s: float, admit: Admit | None) -> list[Record] | None:
         head, totals = self._head, self._totals
         fitting = bisect_right(totals, totals[head] + self._bytes_max, head + 1) - 1
         stop = min(head + self._batch_size, max(fitting, head + 1), len(self._records))
         batch = self._records[head:stop]
+        if admit is not None:
+            stop = head + admit(batch)
+            if stop == head:
+                return None
+            batch = batch[: stop - head]
         if stop == len(self._records):
             self._records, self._totals, self._head = [], [0], 0
             self._opened_s, self._handed_out = None, False

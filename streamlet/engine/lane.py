@@ -29,8 +29,9 @@ from streamlet.core.failure import (
     Wait,
 )
 from streamlet.engine.invoke import Invoker
-from streamlet.hooks import BatchSettled, Event, HandlerFailed, Trouble
+from streamlet.hooks import BatchSettled, Event, HandlerFailed, Invoked, Trouble
 from streamlet.model.record import Record
+from streamlet.model.window import Window
 from streamlet.ports import Chunk, Clock
 from streamlet.spec import ConsumerSpec
 
@@ -192,10 +193,33 @@ class Lane:
         self._feed(records, step, machine, invocation.outcome, invocation.chunk)
         return True
 
-    def _feed(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, outcome: Outcome, chunk: Chunk | None) -> None:
+    def _feed(
+        self,
+        records: Sequence[Record],
+        step: Invoke,
+        machine: FailureMachine,
+        outcome: Outcome,
+        chunk: Chunk | None,
+        window: Window | None = None,
+    ) -> None:
         stop = step.start if isinstance(outcome, Throttled) else step.stop
+        failed = isinstance(outcome, FailedFrom)
         if isinstance(outcome, FailedFrom):
             stop = outcome.index
+        if not isinstance(outcome, Throttled):
+            self._shard.emit(
+                Invoked(
+                    stream=self._spec.stream,
+                    shard_id=self._shard.shard_id,
+                    records=records[step.start : step.stop],
+                    attempt=step.attempt,
+                    done=stop - step.start,
+                    failed=failed,
+                    error=outcome.error if isinstance(outcome, FailedFrom) else "",
+                    window=window,
+                )
+            )
+        if isinstance(outcome, FailedFrom):
             self._shard.emit(
                 HandlerFailed(
                     stream=self._spec.stream,

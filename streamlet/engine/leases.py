@@ -30,7 +30,7 @@ from streamlet.model.position import SHARD_END, Position
 from streamlet.model.shard import Shard
 from streamlet.ports import Clock, Lease, LeaseStore, Random
 
-__all__ = ["Acquired", "Broken", "Grip", "LeaseEvent", "LeaseKeeper", "LeaseThread", "Leases", "Lost", "StoreTrouble"]
+__all__ = ["Acquired", "Broken", "Grip", "LeaseEvent", "LeaseKeeper", "LeaseRunner", "LeaseThread", "Leases", "Lost", "StoreTrouble"]
 
 T = TypeVar("T")
 
@@ -257,6 +257,18 @@ class Leases(Protocol):
 
     async def call(self, function: Callable[..., T], /, *args: Any) -> T:
         """Run one of the keeper's methods where the keeper lives."""
+        ...
+
+
+class LeaseRunner(Leases, Protocol):
+    """Where a keeper lives, with its renewals at intervals."""
+
+    def start(self) -> None:
+        """Begin."""
+        ...
+
+    def stop(self) -> None:
+        """Finish what was posted, and end."""
         ...
 
 

@@ -14,11 +14,11 @@ the stream's shards, and drains. A drain is a numbered list, and each step follo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from streamlet.core.rolling import MemoryBudget
-from streamlet.engine.leases import Acquired, Broken, LeaseEvent, LeaseKeeper, LeaseThread, Lost, StoreTrouble
+from streamlet.engine.leases import Acquired, Broken, LeaseEvent, LeaseKeeper, LeaseRunner, LeaseThread, Lost, StoreTrouble
 from streamlet.engine.pump import End, Pump
 from streamlet.errors import AccessRefused, InternalError, LeaseLost, ServiceError, StoreError, StreamletError, UsageError
 from streamlet.hooks import Drained, Draining, Event, LeaseReleased, LeaseTaken, LeaseWentAway, Listener, ShardStopped, Trouble
@@ -36,7 +36,8 @@ class Supervisor:
     """Runs one consumer until it is told to stop.
 
     `failover_s`: how long a lease must stand still before it counts as abandoned. `worker_id` must be new for every process
-    start. After `run` returns, `failures` holds what stopped single shards.
+    start. After `run` returns, `failures` holds what stopped single shards. `lease_runner` is made with keeper, store and clock: a
+    thread, or on virtual time something that needs none.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Supervisor:
         shard_sync_s: float = SHARD_SYNC_S,
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         budget: MemoryBudget | None = None,
+        lease_runner: Callable[..., LeaseRunner] = LeaseThread,
     ) -> None:
         self._spec, self._source, self._store = spec, source, store
         self._clock, self._random, self._executor = clock, random, executor
@@ -61,6 +63,7 @@ class Supervisor:
         self._worker_id, self._failover_s = worker_id, failover_s
         self._shard_sync_s, self._drain_timeout_s = shard_sync_s, drain_timeout_s
         self._budget = budget or MemoryBudget(SINK_MEMORY_BYTES_MAX)
+        self._lease_runner = lease_runner
         self._stopping = asyncio.Event()
         self._sync_now = asyncio.Event()
         self._pumps: dict[str, tuple[Pump, asyncio.Task[None]]] = {}
@@ -86,7 +89,7 @@ class Supervisor:
         self._keeper = LeaseKeeper(
             self._store, self._worker_id, clock=self._clock, random=self._random, failover_s=self._failover_s, notify=notify
         )
-        self._leases = LeaseThread(self._keeper, self._store, clock=self._clock)
+        self._leases = self._lease_runner(self._keeper, self._store, clock=self._clock)
         self._leases.start()
         try:
             await self._leases.call(self._store.open)

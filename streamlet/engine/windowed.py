@@ -29,7 +29,7 @@ from streamlet.core.windows import Idle, NoState, WindowCall, WindowMachine, sta
 from streamlet.engine.each import is_ours, says
 from streamlet.engine.invoke import BatchFailed, NotTaken, is_async
 from streamlet.engine.lane import Lane, Shard
-from streamlet.hooks import Trouble
+from streamlet.hooks import Invoked, Trouble
 from streamlet.model.batch import Batch
 from streamlet.model.record import Record
 from streamlet.model.window import Window
@@ -41,6 +41,7 @@ __all__ = ["WindowLane"]
 
 class _Answer(msgspec.Struct, frozen=True):
     outcome: Succeeded | FailedFrom | Throttled
+    window: Window
     state: bytes | None = None
 
 
@@ -52,7 +53,6 @@ class WindowLane(Lane):
         self._executor = executor
         self._async = spec.handler is not None and is_async(spec.handler)
         self._windows = WindowMachine(spec.mapping.tumbling_window_s, spec.mapping.policy)
-        self._held: list[Record] = []  # cut as a batch, and not yet admitted to a window
 
     @property
     def may_checkpoint(self) -> bool:
@@ -65,7 +65,7 @@ class WindowLane(Lane):
             self._news.clear()
             if batch := self._admitted(now_s):
                 return batch
-            if not self._held and not len(self._batcher):
+            if not len(self._batcher):
                 # Everything that was read is settled: how far was that?
                 if self._ended:
                     self._windows.shard_ended()
@@ -79,16 +79,15 @@ class WindowLane(Lane):
             await self._rest(self._news, min(wakes) - now_s if wakes else None)
         return None
 
-    def _admitted(self, now_s: float) -> list[Record]:
-        """The next batch, cut at its window's edge; empty while there is none, or while a window is to be closed first."""
-        if not self._held:
-            # What gathers goes at the window's end: a window closes only over what is settled.
-            ends_at_s = self._ends_at_s()
-            at_once = self._ended or self._shard.full or (ends_at_s is not None and now_s >= ends_at_s)
-            self._held = self._batcher.next_batch(now_s) or (self._batcher.flush() if at_once else None) or []
-        count = self._windows.admit([record.arrived_at_s for record in self._held])
-        batch, self._held = self._held[:count], self._held[count:]
-        return batch
+    def _admitted(self, now_s: float) -> list[Record] | None:
+        """The next batch, cut at its window's edge; None while there is none, or while a window is to be closed first."""
+        # What gathers goes at the window's end: a window closes only over what is settled.
+        ends_at_s = self._ends_at_s()
+        at_once = self._ended or self._shard.full or (ends_at_s is not None and now_s >= ends_at_s)
+        return self._batcher.next_batch(now_s, self._admit) or (self._batcher.flush(self._admit) if at_once else None)
+
+    def _admit(self, records: Sequence[Record]) -> int:
+        return self._windows.admit([record.arrived_at_s for record in records])
 
     def _ends_at_s(self) -> float | None:
         """The end of the window that is open, or that the oldest of what gathers will open."""
@@ -104,6 +103,19 @@ class WindowLane(Lane):
                 continue
             answer = await self._call([], step.call, 0, step.attempt)
             succeeded = isinstance(answer.outcome, Succeeded)
+            if not isinstance(answer.outcome, Throttled):
+                self._shard.emit(
+                    Invoked(
+                        stream=self._spec.stream,
+                        shard_id=self._shard.shard_id,
+                        records=(),
+                        attempt=step.attempt,
+                        done=0,
+                        failed=not succeeded,
+                        error=answer.outcome.error if isinstance(answer.outcome, FailedFrom) else "",
+                        window=answer.window,
+                    )
+                )
             self._windows.feed(step.step_id, succeeded=succeeded, now_s=self._clock.time())
             if succeeded:
                 # Now, before the next window opens: while one is open, the checkpoint stays.
@@ -120,7 +132,7 @@ class WindowLane(Lane):
         answer = await self._call(part, self._windows.call(), step.start, step.attempt)
         if answer.state is not None and (not isinstance(answer.outcome, FailedFrom) or answer.outcome.index > step.start):
             self._windows.took(answer.state)
-        self._feed(records, step, machine, answer.outcome, None)
+        self._feed(records, step, machine, answer.outcome, None, answer.window)
         return True
 
     async def _call(self, records: Sequence[Record], call: WindowCall, start: int, attempt: int) -> _Answer:
@@ -135,18 +147,17 @@ class WindowLane(Lane):
             if inspect.isawaitable(result):
                 result = await result
         except NotTaken:
-            return _Answer(Throttled())
+            return _Answer(Throttled(), window)
         except asyncio.CancelledError as error:
             if is_ours():
                 raise
-            return _Answer(FailedFrom(start, "Unhandled", says(error)))
+            return _Answer(FailedFrom(start, "Unhandled", says(error)), window)
         except BatchFailed as error:
             carried = state_of({"state": error.state})
-            return _Answer(
-                FailedFrom(start + error.index, error.function_error, str(error)), None if isinstance(carried, NoState) else carried
-            )
+            failed = FailedFrom(start + error.index, error.function_error, str(error))
+            return _Answer(failed, window, None if isinstance(carried, NoState) else carried)
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a handler raises is its batch's failure
-            return _Answer(FailedFrom(start, "Unhandled", says(error)))
+            return _Answer(FailedFrom(start, "Unhandled", says(error)), window)
         finally:
             for record in records:
                 record.forget_value()
@@ -154,8 +165,8 @@ class WindowLane(Lane):
             result = {}  # nobody reads it
         carried = state_of({"state": result})
         if isinstance(carried, NoState):
-            return _Answer(FailedFrom(start, None, carried.error))
-        return _Answer(Succeeded(), carried)
+            return _Answer(FailedFrom(start, None, carried.error), window)
+        return _Answer(Succeeded(), window, carried)
 
 
 def _utc(epoch_s: int) -> datetime:

@@ -39,6 +39,7 @@ class KinesisClient:
     region, endpoint_url   default: what the AWS configuration says (profile, AWS_REGION, AWS_ENDPOINT_URL_KINESIS, AWS_ENDPOINT_URL)
     credentials            default: what aiobotocore finds; dummy ones for an endpoint on this machine where it finds none
     transport              default: aiohttp. A given one is not closed
+    identity               all of the first three, where nothing is to be looked up
 
     Methods raise the classes under ServiceError, each message saying what to do. Safe for many tasks at once.
     """
@@ -52,18 +53,20 @@ class KinesisClient:
         random: Random | None = None,
         transport: Transport | None = None,
         credentials: Credentials | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._wanted = (region, endpoint_url, credentials)
         self._clock = clock
         self._random = random
         self._own_transport = transport is None
         self._transport: Transport | None = transport
+        self._given = identity
         self._identity: Identity | None = None
         self._signer: Signer | None = None
 
     async def __aenter__(self) -> Self:
         """Find region, endpoint and credentials. Raises ConfigurationError or AccessRefused; sends nothing yet."""
-        self._identity = await resolve(*self._wanted)
+        self._identity = self._given or await resolve(*self._wanted)
         self._signer = Signer(self._identity.url, self._identity.region)
         if self._own_transport:
             self._transport = AiohttpTransport(ca_bundle=self._identity.ca_bundle)

@@ -10,6 +10,7 @@ from streamlet.hooks import (
     Draining,
     Event,
     HandlerFailed,
+    Invoked,
     LeaseReleased,
     LeaseTaken,
     LeaseWentAway,
@@ -78,6 +79,6 @@ def words(event: Event) -> str | None:
             return f"{where}: draining, the batches in hand are finished first (a second signal ends at once)"
         case Drained():
             return f"{where}: drained"
-        case BatchSettled() | RangePrepared() | RecordsFiltered():
+        case BatchSettled() | Invoked() | RangePrepared() | RecordsFiltered():
             return None
     return None

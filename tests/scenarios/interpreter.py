@@ -9,8 +9,7 @@ What the notes leave open is decided by `Choices`, one field each, so that one c
 (`depends_on`). The defaults are the readings that the notes propose, else the literal ones. Readings without a field:
   * Time passes only in function calls, waits, and until records arrive or windows close. A record is read when it arrives.
   * A record is too old if its age exceeds the limit: at exactly the limit it is still tried.
-  * Throttles are followed by the same growing waits as failures. The row of waits starts anew for a new batch, after progress,
-    and for each part of a split.
+  * The row of waits starts anew for a new batch, after progress, and for each part of a split.
   * A throttled try counts neither as a retry nor in approximateInvokeCount, and splits nothing. If it was the first try of a
     batch whose records then get too old, the document says 1, as it does for records that were too old when first read.
   * With ReportBatchItemFailures, a response without the key batchItemFailures, of any type, lists no failures and is a success;
@@ -48,10 +47,14 @@ class Choices:
 
     first_wait_s: float = 1.0
     """Waits between tries double from here …"""
-    longest_wait_s: float = 15.0
-    """… up to here. With these, 60 s of age allow the eight tries that were recorded."""
+    longest_wait_s: float = 12.0
+    """… up to here. With these, 60 s of age allow the eight tries that were recorded, and 9 s for the calls."""
     wait_after_split: bool = True
     """Whether the first half of a split waits like a retry."""
+    wait_after_progress: bool = True
+    """Whether what is left after a partial response waits like a retry."""
+    throttles_wait_apart: bool = False
+    """Whether throttles and failures have a row of growing waits each, and a failure starts that of the throttles anew."""
     cut: Literal["down", "up"] = "down"
     """Whether the first half of an odd batch is the smaller (n // 2) or the larger."""
     split_without_retries: bool = True
@@ -76,6 +79,8 @@ class Choices:
     """One document for each piece of a batch that is given up, or one for neighbouring pieces that failed alike, with the last one's count."""
     window_opens: Literal["after call", "at record"] = "after call"
     """The batching window starts when the last call ended (so a record after it is handed on at once), or not before a record is there."""
+    too_old_after_wait: bool = True
+    """Whether the ages are looked at only after a wait, or also before it, so that what is too old by then is given up at once."""
     latency_s: float = 0.0
     """What each try takes besides the function. For finding scenarios that stand on the edge of a time limit."""
 
@@ -86,6 +91,9 @@ ALTERNATIVES: Final[dict[str, tuple[Choices, ...]]] = {
         Choices(first_wait_s=0.2, longest_wait_s=5.0),
         Choices(first_wait_s=4.0, longest_wait_s=60.0),
         Choices(wait_after_split=False),
+        Choices(wait_after_progress=False),
+        Choices(throttles_wait_apart=True),
+        Choices(too_old_after_wait=False),
     ),
     "cut": (Choices(cut="up"),),
     "split without retries": (Choices(split_without_retries=False),),
@@ -107,12 +115,13 @@ class Endless(Exception):
     """The scenario is not over after so many tries that it never will be."""
 
 
-def interpret(scenario: Scenario, choices: Choices = _DEFAULT) -> Trace:
+def interpret(scenario: Scenario, choices: Choices = _DEFAULT, script: Script | None = None) -> Trace:
     """The events of a scenario, in the format of `tests.scenarios.scenarios`, each with its time as "at".
 
+    `script` is asked instead of the scenario's own rules: a function may really be run, and its answer be looked at.
     Raises `Endless` if a record is never done nor given up.
     """
-    script = Script(scenario)
+    script = script or Script(scenario)
     events: Trace = []
     for shard in scenario.shards:
         lanes: list[Lane] = []
@@ -229,39 +238,47 @@ class Lane:
 
     # --- tries
 
-    def finish(self, batch: list[Record], *, tries: int, waits: int) -> None:
-        """Bring every record of a batch to its end. `tries` were made of it before, and `waits` waits since its last progress."""
+    def finish(self, batch: list[Record], *, tries: int, waits: int, throttles: int = 0, ready: float = 0.0) -> None:
+        """Bring every record of a batch to its end. `tries` were made of it before, and `waits` waits since its last progress,
+        or with `throttles_wait_apart` after failures; then `throttles` are those since the last failure. No try before `ready`."""
         if not batch:
             return
         if too_old := self.too_old(batch):
             count = max(1, tries) if self.choices.too_old_count == "tries" else tries + 1
             self.give_up(too_old, {"condition": "RecordAgeExceeded", "approximateInvokeCount": count})
             young = [record for record in batch if record not in too_old]
-            self.finish(young, tries=tries if self.choices.too_old_keeps_tries else 0, waits=waits)
+            tries = tries if self.choices.too_old_keeps_tries else 0
+            self.finish(young, tries=tries, waits=waits, throttles=throttles, ready=ready)
+            return
+        if self.now < ready:
+            self.now = ready
+            self.finish(batch, tries=tries, waits=waits, throttles=throttles)
             return
         reading = self.attempt(batch)
-        if reading is None:
-            self.wait(waits)
-            self.finish(batch, tries=tries, waits=waits + 1)
+        if reading is None and self.choices.throttles_wait_apart:
+            ready = self.pause(throttles)
+            self.finish(batch, tries=tries, waits=waits, throttles=throttles + 1, ready=ready)
+        elif reading is None:
+            ready = self.pause(waits)
+            self.finish(batch, tries=tries, waits=waits + 1, ready=ready)
         elif reading.done == len(batch):
             self.succeed(batch)
         elif reading.done > 0:
             self.succeed(batch[: reading.done])
-            self.wait(0)
-            self.finish(batch[reading.done :], tries=0, waits=0)
+            ready = self.pause(0) if self.choices.wait_after_progress else self.now
+            self.finish(batch[reading.done :], tries=0, waits=0, ready=ready)
         elif self.is_split(batch, reading, tries + 1):
             middle = len(batch) // 2 if self.choices.cut == "down" else (len(batch) + 1) // 2
             of_each = 0 if self.choices.pieces_start_anew else tries
-            if self.choices.wait_after_split:
-                self.wait(waits)
-            self.finish(batch[:middle], tries=of_each, waits=0)
+            ready = self.pause(waits) if self.choices.wait_after_split else self.now
+            self.finish(batch[:middle], tries=of_each, waits=0, ready=ready)
             self.finish(batch[middle:], tries=of_each, waits=0)
         elif 0 <= self.mapping.retries < tries + 1:
             why = {"condition": "RetryAttemptsExhausted", "approximateInvokeCount": tries + 1, "functionError": reading.function_error}
             self.give_up(batch, why)
         else:
-            self.wait(waits)
-            self.finish(batch, tries=tries + 1, waits=waits + 1)
+            ready = self.pause(waits)
+            self.finish(batch, tries=tries + 1, waits=waits + 1, ready=ready)
 
     def is_split(self, batch: list[Record], reading: Reading, tries: int) -> bool:
         if not self.mapping.bisect or len(batch) == 1 or not reading.splits:
@@ -362,8 +379,18 @@ class Lane:
     def at_end(self, records: list[Record]) -> None:
         self.events.append({"kind": "end", "at": self.now, "labels": [record.label for record in records]})
 
+    def pause(self, waited: int) -> float:
+        """When the next try may be: now, after a wait, or only once that time has come."""
+        if self.choices.too_old_after_wait:
+            self.wait(waited)
+            return self.now
+        return self.now + self.wait_s(waited)
+
     def wait(self, waited: int) -> None:
-        self.now += min(self.choices.first_wait_s * 2**waited, self.choices.longest_wait_s)
+        self.now += self.wait_s(waited)
+
+    def wait_s(self, waited: int) -> float:
+        return min(self.choices.first_wait_s * 2.0**waited, self.choices.longest_wait_s)
 
 
 def event_bytes(records: list[Record]) -> int:

@@ -37,7 +37,7 @@ What a driver does, for a runtime on a virtual clock:
     `script.next(labels, window=<any text unique to shard and window>, state=<state of the event>)`. In a returned value it puts the real
     sequence numbers (`with_sequence_numbers`). Where functions run in processes of their own, the driver asks and the functions are
     told, since the counts are of the whole run.
-  * Waits between tries are 1, 2, 4, 8, 15, 15, … seconds; see `interpreter.Choices` for what else the reference leaves open.
+  * Waits between tries are 1, 2, 4, 8, 12, 12, … seconds; see `interpreter.Choices` for what else the reference leaves open.
   * It runs until every record is done or given up, and in tumbling windows until the last window is closed.
 
 And records, in the order in which they happen, these events (plain dicts; keys not named are ignored):

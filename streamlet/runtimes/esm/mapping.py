@@ -4,6 +4,7 @@ A batch becomes the event that Lambda would be sent, and what came of the invoca
 
     what came of it                               the batch                            function_error
     an answer                                     as core/responses reads it           None
+    in a tumbling window, one without a state     failed as a whole, a final call too  None
     a function error (sandbox.py lists them)      failed as a whole                    "Unhandled"
     an event above the 6 MB of an invocation      failed as a whole; it was not run    None
     no sandbox is free                            throttled: no attempt                -
@@ -24,6 +25,7 @@ import orjson
 from streamlet.clock import SystemClock
 from streamlet.core.failure import FailedFrom, Throttled
 from streamlet.core.responses import outcome_of
+from streamlet.core.windows import NoState, state_of
 from streamlet.destinations.aws import parse_arn
 from streamlet.destinations.document import event_record
 from streamlet.engine.invoke import BatchFailed, NotTaken
@@ -188,11 +190,15 @@ class HostedFunction:
                 ended = msgspec.structs.replace(ended, outcome="failed", error_type=kind, error=message)
             case answer:
                 outcome = outcome_of(answer.value, numbers, reports_failures=self._options.reports_failures and bool(numbers))
+                if batch.window is not None and isinstance(stateless := state_of(answer.value), NoState):
+                    # Whatever else it says: what it calls done would be missing in the state of the next call.
+                    outcome = FailedFrom(0, None, stateless.error)
                 if not isinstance(outcome, FailedFrom):
                     self._failed.pop((batch.shard_id, *numbers[:1]), None)
                     self._tell(ended)
                     return answer.value
-                failed, carried = outcome, answer.value.get("state")
+                failed = outcome
+                carried = answer.value.get("state") if isinstance(answer.value, dict) else None
                 what = "partial" if failed.index else "failed"
                 ended = msgspec.structs.replace(ended, outcome=what, failed_from=failed.index, error=failed.error)
         self._failed.pop((batch.shard_id, *numbers[:1]), None)

@@ -85,7 +85,7 @@ def oracle(world: World) -> list[Event]:
         return world.age_max_s >= 0 and now_s > arrivals_s[index] + world.age_max_s
 
     def pause_s(which: int) -> float:
-        return float([1, 2, 4, 8, 15][min(which, 5) - 1])
+        return float([1, 2, 4, 8, 12][min(which, 5) - 1])
 
     def give_up(start: int, stop: int, condition: str, count: int, why: tuple[str | None, str]) -> None:
         nonlocal now_s

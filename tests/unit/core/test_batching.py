@@ -212,3 +212,14 @@ def test_against_a_plain_one(turns: list[tuple[int, list[int]]], size: int, wind
         assert len(batcher) == len(plain.waiting)
         assert batcher.buffered_bytes == sum(map(event_bytes, plain.waiting))
         assert (batcher.wake_at_s() is None) == (not plain.waiting)
+
+
+def test_what_is_not_admitted_waits_and_joins_what_comes() -> None:
+    batcher = Batcher(3, 10.0)
+    batcher.add([record(n) for n in range(5)], 0.0)
+    assert batcher.next_batch(0.0, lambda records: 0) is None
+    assert len(batcher) == 5
+    assert batcher.wake_at_s() == 10.0, "nothing was cut, so the window stays"
+    assert numbers(batcher.next_batch(0.0, lambda records: len(records) - 1)) == [0, 1]
+    assert numbers(batcher.next_batch(1.0, lambda records: len(records))) == [2, 3, 4], "not the third alone"
+    assert batcher.flush(lambda records: 0) is None

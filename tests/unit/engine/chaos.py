@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import selectors
 from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import Any, TypeVar
@@ -24,83 +23,33 @@ from streamlet.model.shard import HASH_KEY_MAX, Shard
 from streamlet.ports import FailureDocument, Fetch, Lease, StartingPosition
 from streamlet.spec import ConsumerSpec
 from streamlet.stores.memory import MemoryLeaseStore
+from streamlet.testing import virtual
+from streamlet.testing.virtual import STEP_S, VirtualClock, VirtualExecutor
 
 STREAM, SHARD = "numbers", "shardId-000000000000"
 EPOCH_S = 1_700_000_000.1
-STEP_S = 1e-6  # what a turn of the loop takes
 TURNS_MAX = 200_000
 
 T = TypeVar("T")
 
 
-class Stuck(AssertionError):
-    """Every task waits, and nothing is left that could wake one; or some spin, and never come to an end."""
+Inline = VirtualExecutor
 
 
 class Violated(BaseException):
     """What a handler saw must not be. No Exception, or the engine would take it for a failure of the handler, and try again."""
 
 
-class _Jumping(selectors.DefaultSelector):
-    now_s = 0.0
-    turns = 0
-
-    def select(self, timeout: float | None = None) -> Any:
-        self.turns += 1
-        if self.turns > TURNS_MAX:
-            raise Stuck("it spins")
-        if timeout is None and not (ready := super().select(0)):
-            raise Stuck("every task waits for another")
-        self.now_s += STEP_S + max(0.0, timeout or 0.0)
-        return ready if timeout is None else super().select(0)
+def run(main: Coroutine[Any, Any, T], *, step_s: float = STEP_S) -> T:
+    """Run it on virtual time. `step_s` is what a turn takes; with 0 only waiting takes time."""
+    return virtual.run(main, turns_max=TURNS_MAX, step_s=step_s)
 
 
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time jumps to the next timer."""
-
-    def __init__(self) -> None:
-        self._jumping = _Jumping()
-        super().__init__(self._jumping)
-
-    def time(self) -> float:
-        return self._jumping.now_s
-
-
-def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run it on virtual time."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(main)
-
-
-class Clock:
+class Clock(VirtualClock):
     """The loop's time."""
 
-    def time(self) -> float:
-        return EPOCH_S + self.monotonic()
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, delay_s: float) -> None:
-        await asyncio.sleep(delay_s)
-
-
-class Inline:
-    """Runs what would block after a moment of virtual time: the executor, and the lease thread, one job after the other."""
-
-    def __init__(self, random: Random, delay_max_s: float = 0.0) -> None:
-        self._random, self._delay_max_s = random, delay_max_s
-        self._turn = asyncio.Lock()
-
-    async def run(self, function: Callable[..., Any], /, *args: Any) -> Any:
-        await asyncio.sleep(self._random.random() * self._delay_max_s)
-        result = function(*args)
-        await asyncio.sleep(self._random.random() * self._delay_max_s)
-        return result
-
-    async def call(self, function: Callable[..., Any], /, *args: Any) -> Any:
-        async with self._turn:
-            return await self.run(function, *args)
+    def __init__(self) -> None:
+        super().__init__(EPOCH_S)
 
 
 class Store(MemoryLeaseStore):

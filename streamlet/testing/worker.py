@@ -1,0 +1,489 @@
+"""How is an App run to "drained" on virtual time? The worker's own supervisor, reader and client, around a virtual broker.
+
+Nothing of the engine is replaced: pumps, lanes, windows, ranges, leases and the polling reader are those of `streamlet run`. What is
+virtual are its ports: clock, executor, lease thread, HTTP transport, randomness from a seed. What it would send to on-failure
+destinations is kept for the report, and goes nowhere.
+
+Drained: every open shard was read to its tip after the last thing that was to happen had happened, everything that was read is
+settled, and no tumbling window is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from streamlet.core.rolling import MemoryBudget
+from streamlet.destinations.document import failure_document
+from streamlet.engine.leases import LeaseKeeper
+from streamlet.engine.supervisor import SINK_MEMORY_BYTES_MAX, Supervisor
+from streamlet.errors import ConfigurationError, ServiceError
+from streamlet.hooks import BatchSettled, Event, Invoked, RecordsFiltered, ShardStopped, Trouble
+from streamlet.kinesis.client import KinesisClient
+from streamlet.kinesis.session import LOCAL_CREDENTIALS, Identity
+from streamlet.kinesis.sigv4 import Credentials
+from streamlet.model.position import Position
+from streamlet.model.record import Record
+from streamlet.model.shard import Shard
+from streamlet.ports import FailureDocument, Fetch, Lease, LeaseStore, ShardReader, Sink, SinkObject, Source, StartingPosition
+from streamlet.sources.polling import PollingSource
+from streamlet.spec import Application, ConsumerSpec
+from streamlet.testing.report import Checkpoint, File, GivenUp, Invocation, Report
+from streamlet.testing.virtual import VirtualClock, VirtualExecutor, run
+from streamlet.testing.virtual_broker import VirtualBroker
+
+__all__ = ["Given", "NotDrained", "run_worker"]
+
+T = TypeVar("T")
+
+Given = VirtualBroker | Mapping[str, Sequence[Any]] | Sequence[Any]
+"""What a run reads: a broker, or values per stream, or values for the app's only stream."""
+
+# Nothing listens there; it shows in error texts only.
+_URL: Final = "http://virtual-broker.invalid"
+_REGION: Final = "us-east-1"
+_LOOK_EVERY_S: Final = 0.5
+
+
+class NotDrained(AssertionError):
+    """The run did not come to its end within `time_max_s`: a record blocks its shard. `report` is how far it came."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def run_worker(
+    app: Application,
+    given: Given,
+    *,
+    sinks: Mapping[str, Sink] | None = None,
+    crashes_s: Sequence[float] = (),
+    time_max_s: float = 3600.0,
+    failover_s: float = 10.0,
+    poll_interval_s: float = 1.0,
+    seed: int = 0,
+) -> Report:
+    """Run every consumer of the app until nothing is left to do, and tell what came of it.
+
+        report = run_worker(app, [{"n": 1}, {"n": 2}])              # values for the app's only stream, one shard
+        report = run_worker(app, {"orders": [...], "users": [...]})
+        report = run_worker(app, broker)                            # a VirtualBroker: shards, keys, times, faults
+
+    Time is virtual: batching windows, back-offs, tumbling windows and `asyncio.sleep` of handlers take none. Handlers run as in a worker,
+    but plain ones one after the other, in this thread. Streams that the broker does not have are made, with one shard.
+
+    sinks          replace the app's sinks, by stream: `{"orders": MemorySink()}`
+    crashes_s      at these seconds from the start the worker is cut off, and another one takes over after `failover_s`. A handler that
+                   awaits is cancelled; `app.lifespan` stays entered
+    time_max_s     seconds of virtual time after which the run is given up
+    seed           of the jitter of polls and leases, and of which lease is taken first
+
+    Raises NotDrained; the error of a handler that is none; what stopped a shard (with a sink: ReplayDiffers, FileTaken).
+    Call it from a plain test: the run has an event loop of its own.
+    """
+    _check(app, sinks, crashes_s, time_max_s)
+    broker = _broker_of(app, given)
+    for spec in app.consumers:
+        if not broker.has_stream(spec.stream):
+            broker.create_stream(spec.stream)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise ConfigurationError("run_worker has an event loop of its own: call it from a plain test (def, not async def)")
+    options = _Options(dict(sinks or {}), tuple(crashes_s), time_max_s, failover_s, poll_interval_s, seed)
+    return run(_Run(app, broker, options).run())
+
+
+def _check(app: Application, sinks: Mapping[str, Sink] | None, crashes_s: Sequence[float], time_max_s: float) -> None:
+    if not app.consumers:
+        raise ConfigurationError(
+            f"app {app.name!r} has no handlers of streams; for @app.on_s3 call app.lambda_handler(s3_event(...), None)"
+        )
+    for stream in sinks or {}:
+        if not any(spec.stream == stream and spec.sink is not None for spec in app.consumers):
+            raise ConfigurationError(f"sinks={{{stream!r}: …}}: app {app.name!r} has no handler with a sink for that stream")
+    if not all(before < after for before, after in zip((0, *crashes_s), crashes_s, strict=False)):
+        raise ConfigurationError(f"crashes_s={tuple(crashes_s)!r}: must be seconds from the start, above 0 and ascending")
+    if not time_max_s > 0:
+        raise ConfigurationError(f"time_max_s={time_max_s!r}: must be above 0 seconds")
+
+
+def _broker_of(app: Application, given: Given) -> VirtualBroker:
+    if isinstance(given, VirtualBroker):
+        return given
+    streams = [spec.stream for spec in app.consumers]
+    if isinstance(given, str | bytes) or not isinstance(given, Mapping | Sequence):
+        raise ConfigurationError(f"run_worker(app, {given!r}): give a list of values, a dict of such lists by stream, or a VirtualBroker")
+    if not isinstance(given, Mapping):
+        if len(streams) != 1:
+            raise ConfigurationError(f"app {app.name!r} reads {', '.join(streams)}: give a dict, as in {{{streams[0]!r}: [...]}}")
+        given = {streams[0]: given}
+    broker = VirtualBroker()
+    for stream, values in given.items():
+        if stream not in streams:
+            raise ConfigurationError(f"app {app.name!r} does not read stream {stream!r}; it reads {', '.join(streams)}")
+        broker.put(stream, *values)
+    return broker
+
+
+class _Options(msgspec.Struct, frozen=True):
+    sinks: dict[str, Sink]
+    crashes_s: tuple[float, ...]
+    time_max_s: float
+    failover_s: float
+    poll_interval_s: float
+    seed: int
+
+
+class _Run:
+    """One run. It is made outside its loop, and used inside."""
+
+    def __init__(self, app: Application, broker: VirtualBroker, options: _Options) -> None:
+        self._app, self._broker, self._options = app, broker, options
+        self._clock = VirtualClock(broker.now_s)
+        self._random = Random(f"{options.seed}")
+        self._seen = _Seen(self._clock)
+        self._specs = [self._watched(spec) for spec in app.consumers]
+
+    def _watched(self, spec: ConsumerSpec) -> ConsumerSpec:
+        """The spec with a destination and a sink that are watched."""
+        mapping, sink = spec.mapping, self._options.sinks.get(spec.stream, spec.sink)
+        if mapping.maximum_retry_attempts != -1 or mapping.maximum_record_age_s != -1:
+            kept = _Documents(self._seen, sends=mapping.on_failure is not None)
+            mapping = msgspec.structs.replace(mapping, on_failure=kept)
+        watched: Any = None if sink is None else _SeenSink(sink, spec.stream, self._seen)
+        return msgspec.structs.replace(spec, mapping=mapping, sink=watched)
+
+    async def run(self) -> Report:
+        client = KinesisClient(
+            clock=self._clock,
+            random=self._random,
+            transport=_Transport(self._broker, self._clock),
+            identity=Identity(_URL, _REGION, _credentials),
+        )
+        drained = False
+        try:
+            async with client, self._app.running():
+                for life, crash_s in enumerate((*self._options.crashes_s, None)):
+                    supervisors = [self._supervisor(client, spec, life) for spec in self._specs]
+                    drained = await self._live(supervisors, crash_s)
+                    failures = [error for supervisor in supervisors for error in supervisor.failures]
+                    if failures:
+                        failures[0].add_note(str(self._report()))
+                        raise failures[0]
+        finally:
+            self._broker.move_to(self._clock.time())
+            for spec in self._app.consumers:
+                if spec.idempotency is not None:
+                    spec.idempotency.close()
+        report = self._report()
+        if not drained:
+            last = f": {self._seen.errors[-1]}" if self._seen.errors else ""
+            raise NotDrained(
+                f"{self._app.name} is not drained after {self._options.time_max_s:g} s of virtual time (time_max_s){last}\n{report}", report
+            )
+        return report
+
+    def _supervisor(self, client: KinesisClient, spec: ConsumerSpec, life: int) -> Supervisor:
+        source = PollingSource(
+            client,
+            spec.stream,
+            clock=self._clock,
+            random=self._random,
+            decoder=spec.decoder,
+            poll_interval_s=self._options.poll_interval_s,
+            on_trouble=lambda error: self._seen.listen(Trouble(stream=spec.stream, what="reading", error=_first_line(error))),
+        )
+        store = self._broker.leases(self._app.name, spec.stream)
+        store.moved = lambda lease: self._seen.moved(spec.stream, lease)
+        return Supervisor(
+            spec,
+            source=_SeenSource(source, self._seen),
+            store=store,
+            worker_id=f"worker-{self._clock.epoch_s}-{life}",
+            clock=self._clock,
+            random=self._random,
+            executor=VirtualExecutor(self._random),
+            listeners=(self._seen.listen,),
+            failover_s=self._options.failover_s,
+            budget=MemoryBudget(SINK_MEMORY_BYTES_MAX),
+            lease_runner=_Leases,
+        )
+
+    async def _live(self, supervisors: Sequence[Supervisor], crash_s: float | None) -> bool:
+        """One worker's life, to a crash, to where everything is drained (True), or to the end of the time (False)."""
+        ends: list[Exception] = []
+        left_s = (self._options.time_max_s if crash_s is None else crash_s) - self._clock.monotonic()
+        drained = False
+        async with asyncio.TaskGroup() as tg:
+            running = [tg.create_task(_guarded(supervisor, ends), name="supervisor") for supervisor in supervisors]
+            looking = tg.create_task(self._look(to_the_end=crash_s is None), name="look")
+            await asyncio.wait([*running, looking], timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            drained = looking.done()
+            looking.cancel()
+            for supervisor, task in zip(supervisors, running, strict=True):
+                if crash_s is None or ends:
+                    supervisor.stop()
+                else:
+                    task.cancel()
+        if ends:
+            raise ends[0]
+        return drained
+
+    async def _look(self, *, to_the_end: bool) -> None:
+        """Do what is to happen when its time comes; end when there is nothing left to do, or a shard has stopped."""
+        quiet_since_s = self._clock.monotonic()
+        while True:
+            next_s = self._broker.next_s
+            await self._clock.sleep(_LOOK_EVERY_S if next_s is None else max(0.0, min(_LOOK_EVERY_S, next_s - self._clock.time())))
+            self._broker.move_to(self._clock.time())
+            if next_s is not None:
+                quiet_since_s = self._clock.monotonic()
+            elif to_the_end and (self._seen.stopped or self._is_drained(quiet_since_s)):
+                return
+
+    def _is_drained(self, quiet_since_s: float) -> bool:
+        seen = self._seen.shards
+        if not all(shard.settled >= shard.read for shard in seen.values()):
+            return False
+        for spec in self._specs:
+            rows = {lease.key: lease for lease in self._broker.leases(self._app.name, spec.stream).scan()}
+            for wire in self._broker.call("ListShards", StreamName=spec.stream)["Shards"]:
+                if "EndingSequenceNumber" in wire["SequenceNumberRange"]:
+                    continue  # a closed shard has an open descendant, which is read when it is done
+                shard = seen.get((spec.stream, wire["ShardId"]))
+                if shard is None or shard.tip_at_s is None or shard.tip_at_s < quiet_since_s:
+                    return False
+                if spec.kind == "window" and shard.last is not None and rows[wire["ShardId"]].checkpoint < shard.last:
+                    return False
+        return True
+
+    def _report(self) -> Report:
+        seen = self._seen
+        handled = {_place(record) for invocation in seen.invocations for record in invocation.records}
+        filtered = []
+        for spec in self._specs:
+            criteria = spec.mapping.criteria
+            if criteria is not None:
+                read = [record for (stream, *_), record in seen.records.items() if stream == spec.stream]
+                filtered += [record for record in read if _place(record) not in handled and not criteria.matches(record.data)]
+        return Report(
+            app=self._app.name,
+            elapsed_s=self._clock.monotonic(),
+            invocations=tuple(seen.invocations),
+            given_up=tuple(seen.given_up),
+            filtered=tuple(filtered),
+            checkpoints=tuple(seen.checkpoints),
+            files=tuple(seen.files),
+            troubles=tuple(f"{event.what}: {event.error}" for event in seen.events if isinstance(event, Trouble)),
+            events=tuple(seen.events),
+        )
+
+
+async def _guarded(supervisor: Supervisor, ends: list[Exception]) -> None:
+    try:
+        await supervisor.run()
+    except Exception as error:  # noqa: BLE001  raised again when the others have drained
+        ends.append(error)
+
+
+async def _credentials() -> Credentials:
+    return LOCAL_CREDENTIALS
+
+
+def _first_line(error: ServiceError) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _place(record: Record) -> tuple[str, str, Position]:
+    return record.stream, record.shard_id, record.position
+
+
+# ── looking on ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Shard(msgspec.Struct):
+    """One reader: records read and settled, when the last read at the tip began, the last record."""
+
+    read: int = 0
+    settled: int = 0
+    tip_at_s: float | None = None
+    last: Position | None = None
+
+
+class _Seen:
+    """Everything that a run shows."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self.shards: dict[tuple[str, str], _Shard] = {}
+        self.records: dict[tuple[str, str, Position], Record] = {}
+        self.invocations: list[Invocation] = []
+        self.given_up: list[GivenUp] = []
+        self.checkpoints: list[Checkpoint] = []
+        self.files: list[File] = []
+        self.events: list[Event] = []
+        self.errors: list[str] = []
+        self.stopped = False
+
+    @property
+    def now_s(self) -> float:
+        return self._clock.monotonic()
+
+    def listen(self, event: Event) -> None:
+        self.events.append(event)
+        match event:
+            case Invoked():
+                self.invocations.append(
+                    Invocation(
+                        at_s=self.now_s,
+                        stream=event.stream,
+                        shard_id=event.shard_id,
+                        records=tuple(event.records),
+                        attempt=event.attempt,
+                        done=event.done,
+                        failed=event.failed,
+                        error=event.error,
+                        window=event.window,
+                    )
+                )
+                if event.failed:
+                    self.errors.append(event.error)
+            case BatchSettled(records=records) | RecordsFiltered(records=records):
+                if (shard := self.shards.get((event.stream, event.shard_id))) is not None:
+                    shard.settled += records
+            case ShardStopped():
+                self.stopped = True
+            case Trouble(what=what, error=error):
+                self.errors.append(f"{what}: {error}")
+
+    def moved(self, stream: str, lease: Lease) -> None:
+        if lease.checkpoint.sub >= 0:  # else it only says where LATEST begins
+            self.checkpoints.append(Checkpoint(at_s=self.now_s, stream=stream, shard_id=lease.key, position=lease.checkpoint))
+
+    def read(self, stream: str, shard_id: str, fetch: Fetch, began_s: float) -> None:
+        shard = self.shards[stream, shard_id]
+        shard.read += len(fetch.records)
+        if fetch.ended or fetch.millis_behind_latest == 0:
+            shard.tip_at_s = began_s
+        for record in fetch.records:
+            shard.last = record.position
+            self.records.setdefault((stream, shard_id, record.position), record)
+
+
+class _Documents:
+    """A destination that keeps what it is sent. `sends`: does the app have one?"""
+
+    def __init__(self, seen: _Seen, *, sends: bool) -> None:
+        self._seen, self._sends = seen, sends
+
+    def send(self, document: FailureDocument) -> None:
+        self._seen.given_up.append(
+            GivenUp(
+                at_s=self._seen.now_s,
+                stream=document.stream,
+                shard_id=document.shard_id,
+                records=tuple(document.records),
+                condition=document.condition,
+                attempts=document.invoke_count,
+                error=document.error,
+                document=failure_document(document, payload=True) if self._sends else None,
+            )
+        )
+
+    def __str__(self) -> str:
+        return "the report" if self._sends else ""
+
+
+class _SeenSink:
+    """A sink whose files are noted. Everything else is the sink's own."""
+
+    def __init__(self, sink: Sink, stream: str, seen: _Seen) -> None:
+        self._sink, self._stream, self._seen = sink, stream, seen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sink, name)
+
+    def put_if_absent(self, item: SinkObject) -> bool:
+        written = self._sink.put_if_absent(item)
+        if written:
+            self._seen.files.append(File(at_s=self._seen.now_s, stream=self._stream, key=item.key, rows=item.rows, data=item.data))
+        return written
+
+
+class _SeenSource:
+    """A source whose reads are noted."""
+
+    def __init__(self, source: Source, seen: _Seen) -> None:
+        self.stream = source.stream
+        self._source, self._seen = source, seen
+
+    async def list_shards(self) -> Sequence[Shard]:
+        return await self._source.list_shards()
+
+    def reader(self, shard_id: str, start: StartingPosition) -> ShardReader:
+        self._seen.shards[self.stream, shard_id] = _Shard()
+        return _SeenReader(self._source.reader(shard_id, start), self.stream, shard_id, self._seen)
+
+
+class _SeenReader:
+    def __init__(self, reader: ShardReader, stream: str, shard_id: str, seen: _Seen) -> None:
+        self._reader, self._stream, self._shard_id, self._seen = reader, stream, shard_id, seen
+
+    async def read(self) -> Fetch:
+        # What the answer says was true at some time after this: the reader waits before it asks, and an answer may come late.
+        began_s = self._seen.now_s
+        fetch = await self._reader.read()
+        self._seen.read(self._stream, self._shard_id, fetch, began_s)
+        return fetch
+
+
+# ── ports ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Transport:
+    """The virtual broker's answers."""
+
+    def __init__(self, broker: VirtualBroker, clock: VirtualClock) -> None:
+        self._broker, self._clock = broker, clock
+
+    async def request(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        self._broker.move_to(self._clock.time())
+        return await self._broker.answer(headers, body)
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Leases:
+    """What the lease thread does, on timers of the virtual loop."""
+
+    def __init__(self, keeper: LeaseKeeper, store: LeaseStore, *, clock: VirtualClock) -> None:
+        self._keeper = keeper
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def start(self) -> None:
+        self._again("renew", self._keeper.failover_s / 3, self._keeper.renew_all)
+        self._again("take", self._keeper.failover_s / 2, self._keeper.take)
+
+    def _again(self, name: str, every_s: float, work: Callable[[], None]) -> None:
+        def due() -> None:
+            work()
+            self._again(name, every_s, work)
+
+        self._timers[name] = asyncio.get_running_loop().call_later(every_s, due)
+
+    async def call(self, function: Callable[..., T], /, *args: Any) -> T:
+        await asyncio.sleep(0)
+        return function(*args)
+
+    def stop(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
