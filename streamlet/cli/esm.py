@@ -19,7 +19,7 @@ from streamlet.core.filters import patterns_of_criteria
 from streamlet.destinations import from_arn
 from streamlet.errors import ConfigurationError, StreamletError
 from streamlet.hooks import BatchSettled, Drained, Draining, Event, HandlerFailed, LeaseReleased, LeaseTaken, RecordsGivenUp
-from streamlet.observe.logs import words
+from streamlet.observe.logs import json_line, words
 from streamlet.spec import EventSourceMapping, StartingPositionName, check_stream_name
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class _Show:
         """A listener."""
         lines = self.tree.feed(event, time.monotonic(), time.strftime("%H:%M:%S"))  # also counts, for the summary
         if self._json:
-            sys.stdout.buffer.write(msgspec.json.encode({"event": type(event).__name__} | msgspec.structs.asdict(event)) + b"\n")
+            sys.stdout.buffer.write(json_line(event))
             sys.stdout.buffer.flush()
             return
         for line in lines:

@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import click
-import msgspec
 
 from streamlet.app import App
 from streamlet.cli.commands import exit_codes
 from streamlet.errors import ConfigurationError, HandlerError, StreamletError
 from streamlet.hooks import Event, Listener
-from streamlet.observe.logs import words
+from streamlet.observe.logs import json_line, words
 
 __all__ = ["command", "load_app"]
 
@@ -62,7 +61,7 @@ def _listener(log_format: str) -> Listener:
 
     def as_json(event: Event) -> None:
         # One write per line and flushed: another process reads along, and may act on what it reads.
-        sys.stdout.buffer.write(msgspec.json.encode({"event": type(event).__name__} | msgspec.structs.asdict(event)) + b"\n")
+        sys.stdout.buffer.write(json_line(event))
         sys.stdout.buffer.flush()
 
     return as_json if log_format == "json" else text

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
+
 from streamlet.hooks import (
     BatchSettled,
     Drained,
@@ -24,7 +26,7 @@ from streamlet.hooks import (
     Trouble,
 )
 
-__all__ = ["log", "words"]
+__all__ = ["json_line", "log", "words"]
 
 _logger = logging.getLogger("streamlet")
 _LEVELS: dict[type[Event], int] = {
@@ -46,6 +48,15 @@ def log(event: Event) -> None:
 
 def _counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def json_line(event: Event) -> bytes:
+    """The event as a line of JSON, for another program. Of an invocation's records it has the count and the first and last."""
+    fields = msgspec.structs.asdict(event)
+    if isinstance(event, Invoked):
+        numbers = [record.sequence_number for record in (*event.records[:1], *event.records[-1:])]
+        fields |= {"records": len(event.records), "first": numbers[0] if numbers else None, "last": numbers[-1] if numbers else None}
+    return msgspec.json.encode({"event": type(event).__name__} | fields) + b"\n"
 
 
 def words(event: Event) -> str | None:

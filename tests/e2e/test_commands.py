@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +141,8 @@ def test_put_run_and_drain(folder: Path, url: str) -> None:
             text=True,
         )
         assert worker.stdout is not None
+        deadline = threading.Timer(60, worker.kill)  # a worker that falls silent is a failure, not a wait without end
+        deadline.start()
         settled = 0
         for line in worker.stdout:
             event = json.loads(line)
@@ -148,6 +151,7 @@ def test_put_run_and_drain(folder: Path, url: str) -> None:
                 worker.send_signal(signal.SIGTERM)
                 settled = 0
         assert worker.wait(timeout=30) == 0
+        deadline.cancel()
         worker.stdout.close()
     landed = sorted(ds.dataset(folder / "landed").to_table()["id"].to_pylist())
     assert landed == sorted(n for n in range(200) if n % 100 not in {50, 51})
