@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 import time
-from collections.abc import Sequence
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -15,6 +12,7 @@ import click
 import msgspec
 
 from streamlet.cli.commands import exit_codes
+from streamlet.cli.function import function_options, hosted
 from streamlet.core.filters import patterns_of_criteria
 from streamlet.destinations import from_arn
 from streamlet.errors import ConfigurationError, StreamletError
@@ -25,53 +23,9 @@ from streamlet.spec import EventSourceMapping, StartingPositionName, check_strea
 if TYPE_CHECKING:
     from streamlet.runtimes.esm.mapping import MappingOptions
 
-__all__ = ["checked_handler", "command", "environment_of", "function_name_of"]
+__all__ = ["command"]
 
-ENVIRONMENT_BYTES_MAX: Final = 4_096
-# What a function's configuration may not set (reference: Lambda developer guide, configuration-envvars).
-_RESERVED: Final = frozenset(
-    {"AWS_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_DEFAULT_REGION", "AWS_EXECUTION_ENV", "AWS_REGION", "AWS_SECRET_ACCESS_KEY"}
-    | {"AWS_SESSION_TOKEN", "LAMBDA_RUNTIME_DIR", "LAMBDA_TASK_ROOT", "_HANDLER", "_X_AMZN_TRACE_ID"}
-)
 _COLOURS: Final[dict[str, dict[str, Any]]] = {"ok": {}, "bad": {"fg": "red"}, "warn": {"fg": "yellow"}, "dim": {"dim": True}}
-
-
-def environment_of(pairs: Sequence[str]) -> dict[str, str]:
-    """NAME=VALUE pairs. Raises ConfigurationError for what Lambda refuses: reserved names, more than 4 KB."""
-    made = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_]+", name):
-            raise ConfigurationError(
-                f"--env {pair!r}: write NAME=VALUE; a name begins with a letter and has at least two letters, digits or '_'"
-            )
-        if name in _RESERVED or name.startswith("AWS_LAMBDA_"):
-            raise ConfigurationError(
-                f"--env {name}: Lambda reserves this name; credentials and region come from your own environment and --region"
-            )
-        made[name] = value
-    size = sum(len(name.encode()) + len(value.encode()) for name, value in made.items())
-    if size > ENVIRONMENT_BYTES_MAX:
-        raise ConfigurationError(f"--env: {size:,} bytes in all, {ENVIRONMENT_BYTES_MAX:,} are allowed")
-    return made
-
-
-def function_name_of(handler: str, name: str | None) -> str:
-    """The given name, or the module's. Raises ConfigurationError for what Lambda would not take."""
-    name = name or handler.rpartition(".")[0].replace("/", ".").rpartition(".")[2]
-    if not re.fullmatch(r"[a-zA-Z0-9-_]{1,64}", name):
-        raise ConfigurationError(f"--function-name {name!r}: 1 to 64 letters, digits, '-' and '_'")
-    return name
-
-
-def checked_handler(handler: str, folder: Path) -> None:
-    """Raises ConfigurationError for a handler that cannot be, before a stream of failed cold starts says so."""
-    module, dot, name = handler.rpartition(".")
-    if not dot or not module or not name.isidentifier():
-        raise ConfigurationError(f"{handler!r}: write MODULE.FUNCTION as Lambda does, for instance app.lambda_handler")
-    top = module.replace("/", ".").partition(".")[0]
-    if PathFinder.find_spec(top, [str(folder), *sys.path]) is None:
-        raise ConfigurationError(f"there is no module {top!r} here; run from the folder that holds it")
 
 
 def _mapping(
@@ -248,15 +202,7 @@ def _innermost(error: BaseException) -> BaseException:
     default=0,
     help="Carry a state through windows of this length; 0 is no window.",
 )
-@click.option("--function-name", help="Default: the module's name.")
-@click.option("--timeout", "timeout_s", type=click.IntRange(1, 900), default=3, show_default=True, help="Seconds of an invocation.")
-@click.option("--memory-size", "memory_mb", type=click.IntRange(128, 10_240), default=128, show_default=True, help="MB of a sandbox.")
-@click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="An environment variable of the function; may be repeated.")
-@click.option(
-    "--concurrency",
-    type=click.IntRange(0, 1_000),
-    help="Reserved concurrency: what is above is throttled. Default: 16 processes, and no throttling.",
-)
+@function_options
 @click.option(
     "--endpoint-url", envvar="STREAMLET_ENDPOINT_URL", metavar="URL", help="Kinesis endpoint; default AWS, or AWS_ENDPOINT_URL_KINESIS."
 )
@@ -309,25 +255,15 @@ def command(
 
     Example: streamlet esm app.lambda_handler --stream orders --bisect-batch-on-function-error --maximum-retry-attempts 2
     """
-    folder = Path.cwd()
     check_stream_name(stream)
-    checked_handler(handler, folder)
-    name = function_name_of(handler, function_name)
     mapping = _mapping(batch_size, window_s, factor, position, timestamp_s, bisect, retries, age_s, tumbling_s, on_failure, criteria)
-    environment = environment_of(env)
-    try:
-        from streamlet.runtimes.esm.host import check_client
-        from streamlet.runtimes.esm.mapping import MappingOptions
-        from streamlet.runtimes.esm.sandbox import SandboxSettings
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"hosting a function needs {error.name}: pip install 'streamlet[esm]'") from error
-    check_client()
+    function = hosted(handler, function_name, timeout_s, memory_mb, env)
+    from streamlet.runtimes.esm.mapping import MappingOptions
+
     options = MappingOptions(
         stream=stream,
         mapping=mapping,
-        function=SandboxSettings(
-            handler=handler, function_name=name, folder=folder, timeout_s=timeout_s, memory_mb=memory_mb, environment=environment
-        ),
+        function=function,
         reports_failures=bool(response_types),
         concurrency=concurrency,
         endpoint_url=endpoint_url,

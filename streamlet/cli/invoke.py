@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import orjson
 
 from streamlet.cli.commands import exit_codes
-from streamlet.cli.esm import checked_handler, environment_of, function_name_of
+from streamlet.cli.function import function_options, hosted
 from streamlet.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -113,15 +112,7 @@ async def _run(settings: SandboxSettings, events: list[tuple[str, bytes]], optio
 )
 @click.option("--on-failure", metavar="ARN", help="SQS queue, SNS topic or S3 bucket for a document of what is given up.")
 @click.option("--dead-letter-target-arn", "dead_letters", metavar="ARN", help="SQS queue or SNS topic for the events themselves.")
-@click.option("--function-name", help="Default: the module's name.")
-@click.option("--timeout", "timeout_s", type=click.IntRange(1, 900), default=3, show_default=True, help="Seconds of an invocation.")
-@click.option("--memory-size", "memory_mb", type=click.IntRange(128, 10_240), default=128, show_default=True, help="MB of a sandbox.")
-@click.option("--env", "env", multiple=True, metavar="NAME=VALUE", help="An environment variable of the function; may be repeated.")
-@click.option(
-    "--concurrency",
-    type=click.IntRange(0, 1_000),
-    help="Reserved concurrency: what is above is throttled. Default: 16 processes, and no throttling.",
-)
+@function_options
 @click.option("--region", envvar="STREAMLET_REGION", default="us-east-1", show_default=True, help="AWS region.")
 @exit_codes
 def command(
@@ -143,24 +134,13 @@ def command(
 
     Example: streamlet invoke app.lambda_handler put-event.json --maximum-retry-attempts 0
     """
-    folder = Path.cwd()
-    checked_handler(handler, folder)
-    name = function_name_of(handler, function_name)
-    environment = environment_of(env)
-    try:
-        from streamlet.runtimes.esm.asynchronous import DeadLetters, FailureRecords, InvokeOptions
-        from streamlet.runtimes.esm.host import check_client
-        from streamlet.runtimes.esm.sandbox import SandboxSettings
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(f"hosting a function needs {error.name}: pip install 'streamlet[esm]'") from error
-    check_client()
+    settings = hosted(handler, function_name, timeout_s, memory_mb, env, region=region)
+    from streamlet.runtimes.esm.asynchronous import DeadLetters, FailureRecords, InvokeOptions
+
     options = InvokeOptions(
         maximum_retry_attempts=retries,
         maximum_event_age_s=age_s,
         on_failure=FailureRecords(on_failure) if on_failure is not None else None,
         dead_letters=DeadLetters(dead_letters) if dead_letters is not None else None,
-    )
-    settings = SandboxSettings(
-        handler=handler, function_name=name, folder=folder, region=region, timeout_s=timeout_s, memory_mb=memory_mb, environment=environment
     )
     return asyncio.run(_run(settings, _events(files), options, concurrency))
