@@ -9,18 +9,17 @@ from typing import Annotated, Final
 import msgspec
 
 from streamlet.broker.errors import ApiError, invalid_argument, validation
+from streamlet.broker.ops._base import StreamRequest
 from streamlet.broker.schema import HASH_KEY, ITEMS_MAX, NAME, STREAM_ARN, STREAM_ID, blob_size
 from streamlet.model.shard import HASH_KEY_MAX
 
 __all__ = [
     "DATA_BYTES_MAX",
     "ENCRYPTED",
-    "Arn",
     "Data",
     "HashKey",
-    "Name",
     "PartitionKey",
-    "StreamId",
+    "PutRequest",
     "check_hash_key",
     "record_size",
     "too_large",
@@ -32,12 +31,21 @@ DATA_BYTES_MAX: Final = 10_485_760
 Data = Annotated[str, msgspec.Meta(max_length=(DATA_BYTES_MAX + 2) // 3 * 4)]
 PartitionKey = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 HashKey = Annotated[str, msgspec.Meta(pattern=rf"\A(?:{HASH_KEY})\Z".replace(r"\d", "[0-9]"))]
-Name = Annotated[str, msgspec.Meta(max_length=128, pattern=rf"\A{NAME}\Z")]
-Arn = Annotated[str, msgspec.Meta(max_length=2048, pattern=rf"\A{STREAM_ARN}\Z".replace(r"\d", "[0-9]"))]
-StreamId = Annotated[str, msgspec.Meta(max_length=24, pattern=rf"\A{STREAM_ID}\Z")]
+_Name = Annotated[str, msgspec.Meta(max_length=128, pattern=rf"\A{NAME}\Z")]
+_Arn = Annotated[str, msgspec.Meta(max_length=2048, pattern=rf"\A{STREAM_ARN}\Z".replace(r"\d", "[0-9]"))]
+_StreamId = Annotated[str, msgspec.Meta(max_length=24, pattern=rf"\A{STREAM_ID}\Z")]
 
 ENCRYPTED: Final = ',"EncryptionType":"KMS"'
 """What an encrypted stream adds to each record that it keeps, and to the answer of PutRecords, as JSON."""
+
+
+class PutRequest(StreamRequest, kw_only=True, gc=False):
+    """What both operations take beside their records."""
+
+    stream_name: _Name | None = None
+    stream_arn: _Arn | None = None
+    stream_id: _StreamId | None = None
+    dry_run: bool | None = None
 
 
 def check_hash_key(raw: str | None) -> None:

@@ -20,16 +20,14 @@ import msgspec
 from streamlet.broker import sequence
 from streamlet.broker.errors import ApiError, invalid_argument, null_member
 from streamlet.broker.faults import DuplicatePut, Where
-from streamlet.broker.ops._base import Call, Encoded, Operation, StreamRequest, active_stream, dry_run, target
+from streamlet.broker.ops._base import Call, Encoded, Operation, active_stream, dry_run, target
 from streamlet.broker.ops._put import (
     DATA_BYTES_MAX,
     ENCRYPTED,
-    Arn,
     Data,
     HashKey,
-    Name,
     PartitionKey,
-    StreamId,
+    PutRequest,
     check_hash_key,
     record_size,
     too_large,
@@ -41,15 +39,11 @@ from streamlet.broker.stream import Stream
 __all__ = ["OPERATION"]
 
 
-class _Request(StreamRequest, kw_only=True, gc=False):
+class _Request(PutRequest, kw_only=True, gc=False):
     data: Data
     partition_key: PartitionKey = ""
     explicit_hash_key: HashKey | None = None
     sequence_number_for_ordering: Annotated[str, msgspec.Meta(pattern=rf"\A(?:{SEQUENCE})\Z".replace(r"\d", "[0-9]"))] | None = None
-    stream_name: Name | None = None
-    stream_arn: Arn | None = None
-    stream_id: StreamId | None = None
-    dry_run: bool | None = None
 
 
 _MEMBERS: Final = (

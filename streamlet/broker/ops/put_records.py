@@ -18,16 +18,14 @@ import msgspec
 from streamlet.broker.errors import invalid_argument, null_member
 from streamlet.broker.faults import DuplicatePut, RecordError, Where
 from streamlet.broker.limits import PUT_BYTES_MAX
-from streamlet.broker.ops._base import Call, Encoded, Operation, Request, StreamRequest, active_stream, dry_run, target
+from streamlet.broker.ops._base import Call, Encoded, Operation, Request, active_stream, dry_run, target
 from streamlet.broker.ops._put import (
     DATA_BYTES_MAX,
     ENCRYPTED,
-    Arn,
     Data,
     HashKey,
-    Name,
     PartitionKey,
-    StreamId,
+    PutRequest,
     check_hash_key,
     record_size,
     too_large,
@@ -46,12 +44,8 @@ class _Entry(Request, kw_only=True, gc=False):
     explicit_hash_key: HashKey | None = None
 
 
-class _Request(StreamRequest, kw_only=True, gc=False):
+class _Request(PutRequest, kw_only=True, gc=False):
     records: Annotated[list[_Entry], msgspec.Meta(min_length=1, max_length=500)]
-    stream_name: Name | None = None
-    stream_arn: Arn | None = None
-    stream_id: StreamId | None = None
-    dry_run: bool | None = None
 
 
 _MEMBERS: Final = (
