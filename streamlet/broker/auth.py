@@ -28,7 +28,7 @@ _QUERY_PARTS: Final = ("X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature",
 
 
 def caller(request: Request) -> tuple[str, str]:
-    """Account and region from the credential scope, once the authorization is complete. Signatures are not verified.
+    """Account and region of a call; its signature is signatures.py's. Raises ApiError for an authorization that is incomplete.
 
     An access key of twelve digits is an account id, so that a test can play two accounts (as LocalStack does).
     """

@@ -66,7 +66,7 @@ def shard_not_there(shard: str, name: str, account: str) -> ApiError:
 
 
 def not_active(name: str, account: str, status: str) -> ApiError:
-    """A reshard while another control call is under way."""
+    """A control call while another one is under way."""
     return ApiError("ResourceInUseException", f"Stream {name} under account {account} not ACTIVE, instead in state {status}")
 
 

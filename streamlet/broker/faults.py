@@ -25,7 +25,6 @@ from __future__ import annotations
 import json
 import random
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, TypeVar
@@ -562,6 +561,8 @@ def _check_operation(name: str) -> None:
 
 def read_faults(path: str | Path) -> FaultFile:
     """What a file says: TOML if its name ends in `.toml`, otherwise JSON. Raises ConfigurationError, OSError."""
+    import tomllib  # for whoever has a file
+
     place = Path(path)
     raw = place.read_bytes()
     try:

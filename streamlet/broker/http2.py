@@ -14,8 +14,8 @@ Connections come here with prior knowledge, or by ALPN: either way the first byt
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from email.utils import formatdate
 from typing import Final, cast
 
 import h2.config
@@ -27,7 +27,7 @@ import h2.frame_buffer
 import h2.settings
 from hyperframe.frame import Frame, GoAwayFrame
 
-from streamlet.broker.connection import Client, request_ids
+from streamlet.broker.connection import Client, http_date, request_ids
 from streamlet.broker.http import Request
 from streamlet.broker.limits import BODY_BYTES_MAX, HEAD_BYTES_MAX
 from streamlet.broker.wire import Answer, Front, Push, settled
@@ -474,5 +474,5 @@ def _head(answer: Answer) -> list[tuple[str, str]]:
     lines.extend((name.lower(), value) for name, value in answer.headers)
     if answer.push is None:
         lines.append(("content-length", str(sum(map(len, answer.body)))))
-    lines.append(("date", formatdate(usegmt=True)))
+    lines.append(("date", http_date(int(time.time()))))
     return lines

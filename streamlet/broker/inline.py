@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from streamlet.broker.faults import Faults
 from streamlet.broker.http import Request
-from streamlet.broker.persist.journal import MEMORY_BYTES_MAX, SEGMENT_BYTES
+from streamlet.broker.limits import MEMORY_BYTES_MAX, SEGMENT_BYTES
 from streamlet.broker.persist.recovery import open_journal
 from streamlet.broker.quotas import Quotas
 from streamlet.broker.state import State

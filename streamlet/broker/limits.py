@@ -18,6 +18,7 @@ __all__ = [
     "LIST_CONSUMERS_MAX",
     "LIST_SHARDS_MAX",
     "LIST_STREAMS_DEFAULT",
+    "MEMORY_BYTES_MAX",
     "ON_DEMAND_SHARDS",
     "ON_DEMAND_STREAMS_MAX",
     "PUT_BYTES_MAX",
@@ -27,6 +28,7 @@ __all__ = [
     "RETENTION_HOURS_MAX",
     "RETENTION_HOURS_MIN",
     "SCALED_SHARDS_MAX",
+    "SEGMENT_BYTES",
     "SHARDS_MAX",
     "SHARD_ITERATORS_PER_S",
     "SHARD_READS_PER_S",
@@ -72,3 +74,6 @@ CONTROL_CALLS_PER_S: Final = 5  # per account; exceptions are in quotas.RATES
 # This server only. The body bound holds a full PutRecords: 10 MiB, a third more as base64, 500 keys with escapes.
 BODY_BYTES_MAX: Final = 20 * 1024 * 1024
 HEAD_BYTES_MAX: Final = 64 * 1024
+# Of the log, and of the records kept in memory beside it, for a broker that keeps its data.
+SEGMENT_BYTES: Final = 64 * 1024 * 1024
+MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024

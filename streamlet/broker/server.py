@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 from streamlet.broker.admin import Admin
 from streamlet.broker.connection import Client, Connection, Sweeper
 from streamlet.broker.faults import FaultFile, Faults
-from streamlet.broker.limits import SHARDS_MAX
+from streamlet.broker.limits import MEMORY_BYTES_MAX, SEGMENT_BYTES, SHARDS_MAX
 from streamlet.broker.quotas import Quotas
 from streamlet.broker.shard import shard_name
 from streamlet.broker.signatures import Verifier
@@ -82,8 +82,8 @@ class Broker:
         verify: Mapping[str, str] | None = None,
         subscription_s: float = 300.0,
         data_dir: str | Path | None = None,
-        segment_bytes: int = 64 * 1024 * 1024,
-        memory_bytes_max: int = 256 * 1024 * 1024,
+        segment_bytes: int = SEGMENT_BYTES,
+        memory_bytes_max: int = MEMORY_BYTES_MAX,
     ) -> None:
         if (tls_cert is None) != (tls_key is None):
             raise ConfigurationError("a certificate needs its key: give both tls_cert and tls_key")

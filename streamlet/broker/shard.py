@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,7 +20,7 @@ from streamlet.broker import sequence
 from streamlet.broker.blocks import U32, Block, sealed
 from streamlet.broker.sequence import CLOSING_COUNTER, COUNTER_SHIFT, SECOND_SHIFT
 
-__all__ = ["Keeper", "Read", "Shard", "shard_name"]
+__all__ = ["Keeper", "Read", "Shard", "child_shape", "shard_name"]
 
 _COUNTER_STEP: Final = 1 << COUNTER_SHIFT
 _TOGETHER_MIN: Final = 16  # so many records of one call are a block of their own
@@ -34,6 +34,15 @@ _json: Final = msgspec.json.Encoder()
 def shard_name(index: int) -> str:
     """The full form of a shard's id."""
     return f"shardId-{index:012d}"
+
+
+def child_shape(shard: Shard) -> dict[str, Any]:
+    """A ChildShard, as the end of its parent tells it."""
+    return {
+        "ShardId": shard.id,
+        "ParentShards": [shard_name(parent) for parent in shard.parents],
+        "HashKeyRange": {"StartingHashKey": str(shard.start), "EndingHashKey": str(shard.end)},
+    }
 
 
 class Keeper(Protocol):

@@ -6,7 +6,6 @@ A request's session token needs no rule of its own: it is a header or a query pa
 
 from __future__ import annotations
 
-import configparser
 import hashlib
 import hmac
 import re
@@ -46,6 +45,8 @@ def read_secrets(path: str | None, environment: Mapping[str, str]) -> dict[str, 
 
     Raises ConfigurationError.
     """
+    import configparser  # for whoever has a file
+
     if path is None:
         key, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
         if not key or not secret:

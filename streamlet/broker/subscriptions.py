@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -26,11 +26,14 @@ from streamlet.broker.consumers import Consumer
 from streamlet.broker.errors import ApiError, stream_not_found
 from streamlet.broker.faults import DuplicateRead, EndSubscription, FailSubscription, Faults, StallSubscription, Where
 from streamlet.broker.formats import Format
-from streamlet.broker.shard import Shard, shard_name
+from streamlet.broker.shard import Shard, child_shape
 from streamlet.broker.state import State
 from streamlet.broker.stream import Stream
 
-__all__ = ["EVENT_BYTES_MAX", "IDLE_S", "TAKEOVER_MS", "Due", "EventPush", "Pipe", "Subscription", "consumer_not_found"]
+if TYPE_CHECKING:  # wire.py imports this module
+    from streamlet.broker.wire import Pipe
+
+__all__ = ["EVENT_BYTES_MAX", "IDLE_S", "TAKEOVER_MS", "Due", "EventPush", "Subscription", "consumer_not_found"]
 
 EVENT_BYTES_MAX: Final = 1024 * 1024
 EVENT_RECORDS_MAX: Final = 10_000
@@ -203,19 +206,6 @@ def consumer_not_found(name: str, account: str) -> ApiError:
     return ApiError("ResourceNotFoundException", f"Consumer {name}, account {account} not found.")
 
 
-class Pipe(Protocol):
-    """Where events are written; see wire.py."""
-
-    def write(self, data: bytes) -> None:
-        """Send a piece."""
-
-    def end(self) -> None:
-        """The body is complete."""
-
-    def abort(self) -> None:
-        """Break off."""
-
-
 class EventPush:
     """Pushes a subscription's events into a body. All calls come on the server's loop."""
 
@@ -309,14 +299,6 @@ class EventPush:
         if due.continuation is not None:
             more["ContinuationSequenceNumber"] = due.continuation
         else:
-            more["ChildShards"] = [_child(child) for child in due.children]
+            more["ChildShards"] = [child_shape(child) for child in due.children]
         pieces = (b'{"Records":[', b",".join(due.records), b"],", msgspec.json.encode(more)[1:])
         return eventstream.encode(self._event, form.from_json(pieces))
-
-
-def _child(shard: Shard) -> dict[str, Any]:
-    return {
-        "ShardId": shard.id,
-        "ParentShards": [shard_name(parent) for parent in shard.parents],
-        "HashKeyRange": {"StartingHashKey": str(shard.start), "EndingHashKey": str(shard.end)},
-    }

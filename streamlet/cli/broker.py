@@ -13,7 +13,7 @@ import click
 
 from streamlet.broker import ApiError, serve
 from streamlet.broker.faults import FaultFile, read_faults
-from streamlet.broker.persist.journal import MEMORY_BYTES_MAX
+from streamlet.broker.limits import MEMORY_BYTES_MAX
 from streamlet.broker.server import new_loop
 from streamlet.broker.signatures import read_secrets
 from streamlet.broker.tls import default_folder, files_in

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from streamlet.broker.errors import ApiError, invalid_argument, null_member, shard_limit, shard_not_found, stream_not_found
+from streamlet.broker.errors import ApiError, invalid_argument, not_active, null_member, shard_limit, shard_not_found, stream_not_found
 from streamlet.broker.faults import Faults
 from streamlet.broker.schema import Member
 from streamlet.broker.shard import Shard, shard_name
@@ -37,6 +37,7 @@ __all__ = [
     "find_shard",
     "find_stream",
     "known_stream",
+    "settled_stream",
     "shard_index",
     "target",
 ]
@@ -168,6 +169,14 @@ def active_stream(call: Call, meant: Target) -> Stream:
     stream = known_stream(call, meant)
     if stream.status in {"CREATING", "DELETING"}:
         raise stream_not_found(meant.name, meant.account)
+    return stream
+
+
+def settled_stream(call: Call, meant: Target) -> Stream:
+    """The stream for a control call. Raises ResourceInUseException while another one is under way."""
+    stream = known_stream(call, meant)
+    if stream.status != "ACTIVE":
+        raise not_active(meant.name, meant.account, stream.status)
     return stream
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from streamlet.broker.errors import ApiError, invalid_argument, not_active
-from streamlet.broker.ops._base import Call, StreamRequest, known_stream, target
+from streamlet.broker.errors import ApiError, invalid_argument
+from streamlet.broker.ops._base import Call, StreamRequest, settled_stream, target
 from streamlet.broker.schema import Member, stream_arn, stream_name
 from streamlet.broker.stream import Stream
 
@@ -35,9 +35,7 @@ MEMBERS: Final = (
 def checked_stream(call: Call, request: EncryptionRequest) -> Stream:
     """The stream, when it may be switched. Whether the key exists nobody can tell here; its form is looked at."""
     meant = target(call, request)
-    stream = known_stream(call, meant)
-    if stream.status != "ACTIVE":
-        raise not_active(meant.name, meant.account, stream.status)
+    stream = settled_stream(call, meant)
     if request.encryption_type != "KMS":
         raise invalid_argument("EncryptionType must be KMS.")
     if not _KEY.fullmatch(request.key_id):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from streamlet.broker.errors import not_active
-from streamlet.broker.ops._base import Call, StreamRequest, arn, known_stream, target
+from streamlet.broker.ops._base import Call, StreamRequest, arn, settled_stream, target
 from streamlet.broker.schema import Member, stream_arn, stream_name
 
 __all__ = ["MEMBERS", "MonitoringRequest", "switch"]
@@ -35,9 +34,7 @@ class MonitoringRequest(StreamRequest, kw_only=True, gc=False):
 def switch(call: Call, request: MonitoringRequest, *, on: bool) -> dict[str, Any]:
     """Switch metrics; ALL stands for the seven that there are, and is shown as them."""
     meant = target(call, request)
-    stream = known_stream(call, meant)
-    if stream.status != "ACTIVE":
-        raise not_active(meant.name, meant.account, stream.status)
+    stream = settled_stream(call, meant)
     named = set(_METRICS) if "ALL" in request.shard_level_metrics else set(request.shard_level_metrics)
     before = stream.metrics
     after = tuple(

@@ -10,12 +10,12 @@ import msgspec
 
 from streamlet.broker.errors import ApiError, invalid_argument, validation
 from streamlet.broker.ops._base import StreamRequest
-from streamlet.broker.schema import HASH_KEY, ITEMS_MAX, NAME, STREAM_ARN, STREAM_ID, blob_size
+from streamlet.broker.schema import HASH_KEY, ITEMS_MAX, NAME, STREAM_ARN, STREAM_ID, Member, blob_size
 from streamlet.model.shard import HASH_KEY_MAX
 
 __all__ = [
-    "DATA_BYTES_MAX",
     "ENCRYPTED",
+    "RECORD_MEMBERS",
     "Data",
     "HashKey",
     "PartitionKey",
@@ -23,17 +23,30 @@ __all__ = [
     "check_hash_key",
     "record_size",
     "too_large",
+    "whole",
 ]
 
 DATA_BYTES_MAX: Final = 10_485_760
 
+
+def whole(pattern: str) -> str:
+    """A pattern for typed decodes: all of the text, and ASCII digits only."""
+    return rf"\A(?:{pattern})\Z".replace(r"\d", "[0-9]")
+
+
 # Types with the model's limits, for typed decodes.
 Data = Annotated[str, msgspec.Meta(max_length=(DATA_BYTES_MAX + 2) // 3 * 4)]
 PartitionKey = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-HashKey = Annotated[str, msgspec.Meta(pattern=rf"\A(?:{HASH_KEY})\Z".replace(r"\d", "[0-9]"))]
-_Name = Annotated[str, msgspec.Meta(max_length=128, pattern=rf"\A{NAME}\Z")]
-_Arn = Annotated[str, msgspec.Meta(max_length=2048, pattern=rf"\A{STREAM_ARN}\Z".replace(r"\d", "[0-9]"))]
-_StreamId = Annotated[str, msgspec.Meta(max_length=24, pattern=rf"\A{STREAM_ID}\Z")]
+HashKey = Annotated[str, msgspec.Meta(pattern=whole(HASH_KEY))]
+_Name = Annotated[str, msgspec.Meta(max_length=128, pattern=whole(NAME))]
+_Arn = Annotated[str, msgspec.Meta(max_length=2048, pattern=whole(STREAM_ARN))]
+_StreamId = Annotated[str, msgspec.Meta(max_length=24, pattern=whole(STREAM_ID))]
+
+RECORD_MEMBERS: Final = (
+    Member("PartitionKey", "string", low=1, high=256),
+    Member("ExplicitHashKey", "string", pattern=HASH_KEY),
+    Member("Data", "blob", required=True, low=0, high=DATA_BYTES_MAX, hidden=True),
+)
 
 ENCRYPTED: Final = ',"EncryptionType":"KMS"'
 """What an encrypted stream adds to each record that it keeps, and to the answer of PutRecords, as JSON."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamlet.broker.errors import invalid_argument, not_active
+from streamlet.broker.errors import invalid_argument
 from streamlet.broker.limits import RETENTION_HOURS_MAX, RETENTION_HOURS_MIN
-from streamlet.broker.ops._base import Call, StreamRequest, known_stream, target
+from streamlet.broker.ops._base import Call, StreamRequest, settled_stream, target
 from streamlet.broker.schema import Member, stream_arn, stream_name
 
 __all__ = ["MEMBERS", "RetentionRequest", "set_retention"]
@@ -24,9 +24,7 @@ MEMBERS: Final = (Member("RetentionPeriodHours", "integer", required=True), stre
 def set_retention(call: Call, request: RetentionRequest, *, longer: bool) -> None:
     """Keep records longer, or less long. Raises ApiError for hours that no stream may have, or in the other direction."""
     meant = target(call, request)
-    stream, hours = known_stream(call, meant), request.retention_period_hours
-    if stream.status != "ACTIVE":
-        raise not_active(meant.name, meant.account, stream.status)
+    stream, hours = settled_stream(call, meant), request.retention_period_hours
     if hours < RETENTION_HOURS_MIN:
         raise invalid_argument(f"Minimum allowed retention period is 24 hours. Requested retention period ({hours} hours) is too short.")
     if hours > RETENTION_HOURS_MAX:

@@ -13,7 +13,7 @@ Rules and oddities:
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -22,7 +22,7 @@ from streamlet.broker.faults import DuplicateRead, EmptyRead, ExpiredIterator, W
 from streamlet.broker.limits import ITERATOR_LIFE_MS, READ_BYTES_MAX, READ_RECORDS_MAX
 from streamlet.broker.ops._base import Call, Encoded, Operation, StreamRequest, arn_target, dry_run
 from streamlet.broker.schema import Member, blob_size, stream_arn
-from streamlet.broker.shard import Read, Shard, shard_name
+from streamlet.broker.shard import Read, Shard, child_shape, shard_name
 from streamlet.broker.tokens import IteratorToken, open_iterator, seal_iterator
 
 __all__ = ["OPERATION"]
@@ -73,7 +73,7 @@ def _run(call: Call, request: _Request) -> Encoded:
     if quotas is not None:
         quotas.was_read(stream, shard.index, _bytes_of(read.fragments), now_ms)
     if read.at_end:
-        children = b",".join(msgspec.json.encode(_child(child)) for child in shard.children)
+        children = b",".join(msgspec.json.encode(child_shape(child)) for child in shard.children)
         head = b'{"ChildShards":[%b],"MillisBehindLatest":0,"Records":[' % children
     else:
         following = token._replace(created_ms=now_ms, serial=call.state.next_serial(), position=read.position)
@@ -109,14 +109,6 @@ def _bytes_of(fragments: list[bytes]) -> int:
     """Data and partition keys, as quotas count them."""
     records = map(_stored.decode, fragments)
     return sum(blob_size(record.Data) + len(record.PartitionKey.encode()) for record in records)
-
-
-def _child(shard: Shard) -> dict[str, Any]:
-    return {
-        "ShardId": shard.id,
-        "ParentShards": [shard_name(parent) for parent in shard.parents],
-        "HashKeyRange": {"StartingHashKey": str(shard.start), "EndingHashKey": str(shard.end)},
-    }
 
 
 def _expired(created_ms: int, now_ms: int) -> ApiError:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamlet.broker.errors import already_resharded, invalid_argument, not_active
-from streamlet.broker.ops._base import Call, Operation, StreamRequest, find_shard, known_stream, shard_index, target
+from streamlet.broker.errors import already_resharded, invalid_argument
+from streamlet.broker.ops._base import Call, Operation, StreamRequest, find_shard, settled_stream, shard_index, target
 from streamlet.broker.schema import shard_id, stream_arn, stream_name
 
 __all__ = ["OPERATION"]
@@ -35,9 +35,7 @@ def _run(call: Call, request: _Request) -> None:
     meant = target(call, request)
     account, name = meant.account, meant.name
     indexes = [shard_index(raw, name, account) for raw in (request.shard_to_merge, request.adjacent_shard_to_merge)]
-    stream = known_stream(call, meant)
-    if stream.status != "ACTIVE":
-        raise not_active(name, account, stream.status)
+    stream = settled_stream(call, meant)
     lower, upper = (find_shard(stream, index, account) for index in indexes)
     for shard in (lower, upper):
         if not shard.is_open:

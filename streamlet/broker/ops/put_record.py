@@ -22,8 +22,8 @@ from streamlet.broker.errors import ApiError, invalid_argument, null_member
 from streamlet.broker.faults import DuplicatePut, Where
 from streamlet.broker.ops._base import Call, Encoded, Operation, active_stream, dry_run, target
 from streamlet.broker.ops._put import (
-    DATA_BYTES_MAX,
     ENCRYPTED,
+    RECORD_MEMBERS,
     Data,
     HashKey,
     PartitionKey,
@@ -31,9 +31,10 @@ from streamlet.broker.ops._put import (
     check_hash_key,
     record_size,
     too_large,
+    whole,
 )
 from streamlet.broker.quotas import throttle_text
-from streamlet.broker.schema import HASH_KEY, SEQUENCE, Member, is_blob, stream_arn, stream_name
+from streamlet.broker.schema import SEQUENCE, Member, is_blob, stream_arn, stream_name
 from streamlet.broker.stream import Stream
 
 __all__ = ["OPERATION"]
@@ -43,14 +44,12 @@ class _Request(PutRequest, kw_only=True, gc=False):
     data: Data
     partition_key: PartitionKey = ""
     explicit_hash_key: HashKey | None = None
-    sequence_number_for_ordering: Annotated[str, msgspec.Meta(pattern=rf"\A(?:{SEQUENCE})\Z".replace(r"\d", "[0-9]"))] | None = None
+    sequence_number_for_ordering: Annotated[str, msgspec.Meta(pattern=whole(SEQUENCE))] | None = None
 
 
 _MEMBERS: Final = (
     Member("SequenceNumberForOrdering", "string", pattern=SEQUENCE),
-    Member("PartitionKey", "string", low=1, high=256),
-    Member("ExplicitHashKey", "string", pattern=HASH_KEY),
-    Member("Data", "blob", required=True, low=0, high=DATA_BYTES_MAX, hidden=True),
+    *RECORD_MEMBERS,
     stream_name(),
     stream_arn(),
     Member("DryRun", "boolean"),

@@ -11,6 +11,7 @@ Rules and oddities:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -20,8 +21,8 @@ from streamlet.broker.faults import DuplicatePut, RecordError, Where
 from streamlet.broker.limits import PUT_BYTES_MAX
 from streamlet.broker.ops._base import Call, Encoded, Operation, Request, active_stream, dry_run, target
 from streamlet.broker.ops._put import (
-    DATA_BYTES_MAX,
     ENCRYPTED,
+    RECORD_MEMBERS,
     Data,
     HashKey,
     PartitionKey,
@@ -31,7 +32,7 @@ from streamlet.broker.ops._put import (
     too_large,
 )
 from streamlet.broker.quotas import throttle_text
-from streamlet.broker.schema import HASH_KEY, ITEMS_MAX, Member, are_blobs, stream_arn, stream_name
+from streamlet.broker.schema import ITEMS_MAX, Member, are_blobs, stream_arn, stream_name
 from streamlet.broker.shard import Shard
 from streamlet.broker.stream import Stream
 
@@ -56,11 +57,7 @@ _MEMBERS: Final = (
         low=1,
         high=500,
         hidden=True,
-        members=(
-            Member("PartitionKey", "string", low=1, high=256),
-            Member("ExplicitHashKey", "string", pattern=HASH_KEY),
-            Member("Data", "blob", required=True, low=0, high=DATA_BYTES_MAX, hidden=True),
-        ),
+        members=RECORD_MEMBERS,
     ),
     stream_name(),
     stream_arn(),
@@ -99,7 +96,7 @@ def _run(call: Call, request: _Request) -> Encoded | dict[str, Any]:
     shards = [route(entry.partition_key, entry.explicit_hash_key) for entry in records]
     failing = _failing(call, stream, shards, sizes) if call.faults.active or call.state.quotas is not None else {}
     # Group by shard, so that what a shard does once per call it does once; then tell the numbers in request order.
-    groups: dict[Shard, tuple[list[int], list[tuple[str, str, int]]]] = {shard: ([], []) for shard in stream.open}
+    groups: defaultdict[Shard, tuple[list[int], list[tuple[str, str, int]]]] = defaultdict(lambda: ([], []))
     answers = [""] * len(records)
     for index, (entry, shard, size) in enumerate(zip(records, shards, sizes, strict=True)):
         if index in failing:
@@ -113,11 +110,9 @@ def _run(call: Call, request: _Request) -> Encoded | dict[str, Any]:
         group.append((entry.data, entry.partition_key, size))
     tail = ENCRYPTED if stream.key_id else ""
     horizon_ms = stream.horizon_ms(call.now_ms)
-    filled = frozenset(shard.index for shard, (_, group) in groups.items() if group) if call.faults.active else frozenset()
+    filled = frozenset(shard.index for shard in groups) if call.faults.active else frozenset()
     twice = bool(filled) and call.faults.take(DuplicatePut, Where("PutRecords", stream.name, filled)) is not None
     for shard, (indices, group) in groups.items():
-        if not group:
-            continue
         shard.trim(horizon_ms)
         for index, number in zip(indices, shard.extend(group, call.now_ms, tail), strict=True):
             answers[index] = f'{{"SequenceNumber":"{number}","ShardId":"{shard.id}"}}'

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamlet.broker.errors import already_resharded, invalid_argument, not_active
-from streamlet.broker.ops._base import Call, Operation, StreamRequest, check_shard_limit, find_shard, known_stream, shard_index, target
+from streamlet.broker.errors import already_resharded, invalid_argument
+from streamlet.broker.ops._base import Call, Operation, StreamRequest, check_shard_limit, find_shard, settled_stream, shard_index, target
 from streamlet.broker.schema import HASH_KEY, Member, shard_id, stream_arn, stream_name
 
 __all__ = ["OPERATION"]
@@ -36,9 +36,7 @@ def _run(call: Call, request: _Request) -> None:
     meant = target(call, request)
     account, name = meant.account, meant.name
     index = shard_index(request.shard_to_split, name, account)
-    stream = known_stream(call, meant)
-    if stream.status != "ACTIVE":
-        raise not_active(name, account, stream.status)
+    stream = settled_stream(call, meant)
     shard = find_shard(stream, index, account)
     if not shard.is_open:
         raise already_resharded(shard.id, name, account)

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from streamlet.broker.errors import not_active, null_member
-from streamlet.broker.ops._base import Call, Operation, Request, arn_target, known_stream
+from streamlet.broker.errors import null_member
+from streamlet.broker.ops._base import Call, Operation, Request, arn_target, settled_stream
 from streamlet.broker.schema import Member, stream_arn
 
 __all__ = ["OPERATION"]
@@ -30,9 +30,7 @@ def _run(call: Call, request: _Request) -> None:
     if request.stream_arn is None:
         raise null_member("streamARN")
     meant = arn_target(request.stream_arn)
-    stream = known_stream(call, meant)
-    if stream.status != "ACTIVE":
-        raise not_active(meant.name, meant.account, stream.status)
+    stream = settled_stream(call, meant)
 
     def apply(_now_ms: int) -> None:
         stream.record_bytes_max = request.record_kib_max * 1024

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from streamlet.broker.errors import ApiError, not_active
+from streamlet.broker.errors import ApiError
 from streamlet.broker.limits import SCALED_SHARDS_MAX
-from streamlet.broker.ops._base import Call, Operation, StreamRequest, arn, check_shard_limit, known_stream, target
+from streamlet.broker.ops._base import Call, Operation, StreamRequest, arn, check_shard_limit, settled_stream, target
 from streamlet.broker.schema import Member, stream_arn, stream_name
 
 __all__ = ["OPERATION"]
@@ -33,9 +33,7 @@ _MEMBERS: Final = (
 
 def _run(call: Call, request: _Request) -> dict[str, Any]:
     meant = target(call, request)
-    stream, account = known_stream(call, meant), meant.account
-    if stream.status != "ACTIVE":
-        raise not_active(stream.name, account, stream.status)
+    stream, account = settled_stream(call, meant), meant.account
     if stream.mode != "PROVISIONED":
         raise ApiError("ValidationException", f"Request is invalid. Stream {stream.name} under account {account} is in On-Demand mode.")
     current, count = len(stream.open), request.target_shard_count

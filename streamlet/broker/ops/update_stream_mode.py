@@ -12,8 +12,7 @@ from typing import Final
 
 import msgspec
 
-from streamlet.broker.errors import not_active
-from streamlet.broker.ops._base import Call, Operation, Request, arn_target, known_stream
+from streamlet.broker.ops._base import Call, Operation, Request, arn_target, settled_stream
 from streamlet.broker.ops._mode import ModeDetails, check_on_demand_limit, check_warm, mode_details
 from streamlet.broker.schema import Member, stream_arn
 
@@ -35,9 +34,7 @@ _MEMBERS: Final = (
 
 def _run(call: Call, request: _Request) -> None:
     meant = arn_target(request.stream_arn)
-    stream = known_stream(call, meant)
-    if stream.status != "ACTIVE":
-        raise not_active(meant.name, meant.account, stream.status)
+    stream = settled_stream(call, meant)
     mode = request.stream_mode_details.stream_mode
     if request.warm_mibps is not None:
         check_warm(call, mode, request.warm_mibps)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from streamlet.broker.errors import not_active
-from streamlet.broker.ops._base import Call, Operation, Request, arn_target, known_stream
+from streamlet.broker.ops._base import Call, Operation, Request, arn_target, settled_stream
 from streamlet.broker.ops._mode import STRATEGIES, check_distribution
 from streamlet.broker.schema import Member, stream_arn
 
@@ -28,9 +27,7 @@ _MEMBERS: Final = (stream_arn(required=True), Member("RecordDistributionStrategy
 
 def _run(call: Call, request: _Request) -> None:
     meant = arn_target(request.stream_arn)
-    stream = known_stream(call, meant)
-    if stream.status != "ACTIVE":
-        raise not_active(meant.name, meant.account, stream.status)
+    stream = settled_stream(call, meant)
     check_distribution(stream.mode, request.record_distribution_strategy)
     stream.distribution = request.record_distribution_strategy
 

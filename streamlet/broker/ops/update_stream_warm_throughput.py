@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamlet.broker.errors import not_active
-from streamlet.broker.ops._base import Call, Operation, StreamRequest, arn, known_stream, target
+from streamlet.broker.ops._base import Call, Operation, StreamRequest, arn, settled_stream, target
 from streamlet.broker.ops._mode import check_warm
 from streamlet.broker.schema import Member, stream_arn, stream_name
 
@@ -28,9 +27,7 @@ _MEMBERS: Final = (stream_arn(), stream_name(), Member("WarmThroughputMiBps", "i
 
 def _run(call: Call, request: _Request) -> dict[str, Any]:
     meant = target(call, request)
-    stream = known_stream(call, meant)
-    if stream.status != "ACTIVE":
-        raise not_active(meant.name, meant.account, stream.status)
+    stream = settled_stream(call, meant)
     check_warm(call, stream.mode, request.warm_mibps)
 
     def apply(_now_ms: int) -> None:

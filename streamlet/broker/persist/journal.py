@@ -30,6 +30,7 @@ import msgspec
 
 from streamlet.broker.blocks import Block
 from streamlet.broker.errors import ApiError
+from streamlet.broker.limits import MEMORY_BYTES_MAX, SEGMENT_BYTES
 from streamlet.broker.persist.entries import (
     HEAD_BYTES,
     KIND_CLEAN,
@@ -50,8 +51,6 @@ from streamlet.broker.state import State
 from streamlet.errors import ConfigurationError
 
 __all__ = [
-    "MEMORY_BYTES_MAX",
-    "SEGMENT_BYTES",
     "Journal",
     "Segment",
     "lock_directory",
@@ -61,8 +60,6 @@ __all__ = [
 
 _log: Final = logging.getLogger("streamlet.broker")
 
-SEGMENT_BYTES: Final = 64 * 1024 * 1024
-MEMORY_BYTES_MAX: Final = 256 * 1024 * 1024
 _CACHE_BYTES_MAX: Final = 16 * 1024 * 1024
 _FILES_OPEN_MAX: Final = 32
 _PIECES_MAX: Final = 512  # of one writev; the kernel takes 1,024
