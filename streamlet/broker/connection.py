@@ -332,9 +332,13 @@ def request_ids() -> tuple[str, str]:
     return next(_ids)
 
 
+def http_date() -> str:
+    """The Date header's value now."""
+    return _date_of(int(time.time()))
+
+
 @lru_cache(maxsize=2)
-def http_date(second: int) -> str:
-    """The Date header's form of an epoch second."""
+def _date_of(second: int) -> str:
     return formatdate(second, usegmt=True)
 
 
@@ -352,5 +356,5 @@ def _render(answer: Answer, *, keep_alive: bool, chunked: bool = True) -> bytes:
     last_line = "" if keep_alive else "Connection: close\r\n"
     return (
         f"HTTP/1.1 {answer.status} {REASONS[answer.status]}\r\nx-amzn-RequestId: {first}\r\n"
-        f"{second_line}{kind_line}{more}{length_line}Date: {http_date(int(time.time()))}\r\n{last_line}\r\n"
+        f"{second_line}{kind_line}{more}{length_line}Date: {http_date()}\r\n{last_line}\r\n"
     ).encode("latin-1")

@@ -14,7 +14,6 @@ Connections come here with prior knowledge, or by ALPN: either way the first byt
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from typing import Final, cast
 
@@ -474,5 +473,5 @@ def _head(answer: Answer) -> list[tuple[str, str]]:
     lines.extend((name.lower(), value) for name, value in answer.headers)
     if answer.push is None:
         lines.append(("content-length", str(sum(map(len, answer.body)))))
-    lines.append(("date", http_date(int(time.time()))))
+    lines.append(("date", http_date()))
     return lines

@@ -13,7 +13,7 @@ import click
 from streamlet import __version__
 from streamlet.errors import StreamletError, UsageError
 
-__all__ = ["cli", "exit_codes"]
+__all__ = ["cli", "exit_codes", "innermost"]
 
 P = ParamSpec("P")
 
@@ -55,13 +55,23 @@ def cli() -> None:
     """
 
 
+def innermost(error: BaseException) -> BaseException:
+    """What a TaskGroup's error is about: the first of what it holds."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 def exit_codes(function: Callable[P, Any]) -> Callable[P, None]:
     """Errors of streamlet become one sentence and an exit code: 2 for the user's call, 1 for the rest."""
 
     @functools.wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            code = function(*args, **kwargs)
+            try:
+                code = function(*args, **kwargs)
+            except BaseExceptionGroup as group:
+                raise innermost(group) from None
         except UsageError as error:
             click.echo(f"streamlet: {error}", err=True)
             sys.exit(2)

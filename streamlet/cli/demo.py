@@ -488,10 +488,7 @@ def command(keep: str | None, limit: int | None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         console.print("[bold]streamlet demo[/bold]: New York's flights of 2013, producer -> broker -> worker -> Parquet")
-        try:
-            account = asyncio.run(_run(root, root / DATA, out, limit, console))
-        except* StreamletError as group:
-            raise _leaf(group) from None
+        account = asyncio.run(_run(root, root / DATA, out, limit, console))
         _show(account, console)
         for fault in account.faults:
             console.print(f"[bold red]FAILED[/bold red]: {fault}")
@@ -503,9 +500,3 @@ def command(keep: str | None, limit: int | None) -> int:
     finally:
         if not keep:
             shutil.rmtree(out, ignore_errors=True)
-
-
-def _leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

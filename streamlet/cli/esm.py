@@ -133,21 +133,16 @@ def _title(options: MappingOptions) -> str:
     told = [f"batches of {mapping.batch_size}"]
     told += [
         f"{name.removesuffix('_s').replace('_', ' ')} {value}{' s' if name.endswith('_s') else ''}"
-        for name in ("batching_window_s", "parallelization_factor", "maximum_retry_attempts", "maximum_record_age_s")
+        for name in ("batching_window_s", "parallelization_factor", "tumbling_window_s", "maximum_retry_attempts", "maximum_record_age_s")
         if (value := getattr(mapping, name)) != getattr(plain, name)
     ]
     told += ["bisect"] * mapping.bisect_batch_on_function_error + ["ReportBatchItemFailures"] * options.reports_failures
+    told += [f"{len(mapping.filters)} filters"] if mapping.filters else []
     told.append(f"on failure to {getattr(mapping.on_failure, 'target', mapping.on_failure)}" if mapping.on_failure else "no on-failure")
     return (
         f"{options.stream} → {function.handler} ({function.memory_mb} MB, {function.timeout_s:g} s, {mapping.starting_position}): "
         + ", ".join(told)
     )
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 @click.command("esm", short_help="run a Lambda function against a stream, as its event source mapping would")
@@ -272,10 +267,6 @@ def command(
     if log_format == "text":
         click.secho(_title(options), err=True, bold=True)
     show = _Show(log_format, lanes=factor > 1, once=once)
-    try:
-        code = asyncio.run(_run(options, show, state=state, poll_interval_s=poll_interval_s, once=once))
-    except BaseExceptionGroup as group:
-        # What watches the drain and what runs the worker end together; the first of them is what happened.
-        raise _innermost(group) from None
+    code = asyncio.run(_run(options, show, state=state, poll_interval_s=poll_interval_s, once=once))
     click.echo(show.tree.summary(), err=True)
     return code

@@ -22,6 +22,8 @@ __all__ = ["command"]
 
 def _events(files: tuple[str, ...]) -> list[tuple[str, bytes]]:
     """(where it stands, the event). A file holds one event; standard input one per line."""
+    from streamlet.runtimes.esm.asynchronous import EVENT_BYTES_MAX
+
     events = []
     for name in files:
         with click.open_file(name, "rb") as source:
@@ -32,9 +34,12 @@ def _events(files: tuple[str, ...]) -> list[tuple[str, bytes]]:
             if not text.strip():
                 continue
             try:
-                events.append((where, orjson.dumps(orjson.loads(text))))
+                event = orjson.dumps(orjson.loads(text))
             except orjson.JSONDecodeError as error:
                 raise ConfigurationError(f"{where}: not JSON ({error})") from error
+            if len(event) > EVENT_BYTES_MAX:
+                raise ConfigurationError(f"{where}: {len(event):,} bytes, an asynchronous invocation takes {EVENT_BYTES_MAX:,}")
+            events.append((where, event))
     if not events:
         raise ConfigurationError("there is no event: name files that hold one each, or give JSON lines on standard input (-)")
     return events

@@ -127,7 +127,7 @@ class WindowMachine:
         self._called = False  # was there a call in it since it was opened, or went on after an early end?
         self._closing = self._early = False
         self._outstanding: InvokeFinal | None = None
-        self._next_id = self._failed = 0
+        self._next_id = self._failed = self._pauses = 0
         self._not_before_s = 0.0
 
     @property
@@ -203,15 +203,16 @@ class WindowMachine:
         self._outstanding = InvokeFinal(self._next_id, call, self._failed + 1)
         return self._outstanding
 
-    def feed(self, step_id: int, *, succeeded: bool, now_s: float) -> None:
-        """What came of the final call. Raises InternalError for an answer to no question."""
+    def feed(self, step_id: int, *, succeeded: bool, now_s: float, throttled: bool = False) -> None:
+        """What came of the final call; a throttled one is no attempt. Raises InternalError for an answer to no question."""
         step = self._outstanding
         if step is None or step.step_id != step_id:
             raise InternalError(f"an answer to step {step_id}, but {step} is outstanding")
         self._outstanding = None
         if not succeeded:
-            self._failed += 1
-            self._not_before_s = now_s + self._policy.pause_s(self._failed)
+            self._pauses += 1
+            self._failed += not throttled
+            self._not_before_s = now_s + self._policy.pause_s(self._pauses)
             return
         # After an early end the same window goes on, so that the rest of a batch has a window to be called in.
         self._reset(self._start_s if self._early else None)
@@ -225,4 +226,4 @@ class WindowMachine:
     def _reset(self, start_s: int | None) -> None:
         self._start_s, self._state = start_s, EMPTY_STATE
         self._called = self._closing = self._early = False
-        self._failed, self._not_before_s = 0, 0.0
+        self._failed, self._pauses, self._not_before_s = 0, 0, 0.0

@@ -20,9 +20,10 @@ from typing import Any, Final
 
 from streamlet.core.failure import RECORD_AGE_EXCEEDED
 from streamlet.model.record import Record
+from streamlet.model.window import Window
 from streamlet.ports import FailureDocument
 
-__all__ = ["event_record", "failure_document"]
+__all__ = ["event_record", "failure_document", "iso_ms", "window_fields"]
 
 _NAMESPACE: Final = uuid.UUID("5b1c8f0e-6a1e-5c0a-9f0e-7d2c4b8a3e10")  # ours; any fixed one would do
 
@@ -42,13 +43,13 @@ def failure_document(
         },
         "responseContext": {"statusCode": 200, "executedVersion": "$LATEST", "functionError": document.function_error},
         "version": "1.0",
-        "timestamp": _iso_ms(document.timestamp_s),
+        "timestamp": iso_ms(document.timestamp_s),
         "KinesisBatchInfo": {
             "shardId": document.shard_id,
             "startSequenceNumber": first.sequence_number,
             "endSequenceNumber": last.sequence_number,
-            "approximateArrivalOfFirstRecord": _iso_ms(first.arrived_at_s),
-            "approximateArrivalOfLastRecord": _iso_ms(last.arrived_at_s),
+            "approximateArrivalOfFirstRecord": iso_ms(first.arrived_at_s),
+            "approximateArrivalOfLastRecord": iso_ms(last.arrived_at_s),
             "batchSize": len(document.records),
             "streamArn": _stream_arn(document.stream, region, account_id),
         },
@@ -88,6 +89,18 @@ def event_record(record: Record, stream: str, shard_id: str, *, region: str, acc
     }
 
 
+def window_fields(window: Window, state: Any, shard_id: str, stream_arn: str) -> dict[str, Any]:
+    """What a tumbling window adds to a Kinesis event (reference: Lambda developer guide, services-kinesis-windows)."""
+    return {
+        "window": {"start": f"{window.start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{window.end:%Y-%m-%dT%H:%M:%SZ}"},
+        "state": state,
+        "shardId": shard_id,
+        "eventSourceARN": stream_arn,
+        "isFinalInvokeForWindow": window.is_final,
+        "isWindowTerminatedEarly": window.is_terminated_early,
+    }
+
+
 def _request_id(document: FailureDocument) -> str:
     try:
         return str(uuid.UUID(document.request_id))
@@ -99,6 +112,7 @@ def _stream_arn(stream: str, region: str, account_id: str) -> str:
     return stream if stream.startswith("arn:") else f"arn:aws:kinesis:{region}:{account_id}:stream/{stream}"
 
 
-def _iso_ms(epoch_s: float) -> str:
+def iso_ms(epoch_s: float) -> str:
+    """UTC with milliseconds and Z, as Lambda writes it."""
     # To the nearest millisecond first: isoformat cuts off, and 0.123 is stored as 0.12299….
     return datetime.fromtimestamp(round(epoch_s, 3), UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

@@ -87,8 +87,8 @@ def is_ours() -> bool:
 
 
 def says(error: BaseException) -> str:
-    """An exception in words."""
-    return f"{type(error).__name__}: {error}" if not isinstance(error, StreamletError) else str(error)
+    """An exception in words, never none: an empty text would read as "nothing failed"."""
+    return (str(error) if isinstance(error, StreamletError) else "") or f"{type(error).__name__}: {error}"
 
 
 def checked(result: Any, stream: str) -> Any:
@@ -199,7 +199,7 @@ class Each:
         try:
             result = self._handler(record)
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a handler raises is that record's failure
-            return _Ended(error=says(error) or "failed")
+            return _Ended(error=says(error))
         if inspect.isawaitable(result):
             # A plain function around an async one, as decorators make them: what it returned has not run yet.
             self._async = True
@@ -214,7 +214,7 @@ class Each:
                 raise
             return _Ended(error=says(error))
         except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a handler raises is that record's failure
-            return _Ended(error=says(error) or "failed")
+            return _Ended(error=says(error))
 
     def _returned(self, result: Any) -> _Ended:
         try:

@@ -116,7 +116,7 @@ class WindowLane(Lane):
                         window=answer.window,
                     )
                 )
-            self._windows.feed(step.step_id, succeeded=succeeded, now_s=self._clock.time())
+            self._windows.feed(step.step_id, succeeded=succeeded, now_s=self._clock.time(), throttled=isinstance(answer.outcome, Throttled))
             if succeeded:
                 # Now, before the next window opens: while one is open, the checkpoint stays.
                 await self._shard.keep_up()

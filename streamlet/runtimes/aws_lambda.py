@@ -30,12 +30,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from streamlet.core.failure import FailedFrom, Succeeded
-from streamlet.engine.each import Deadline
+from streamlet.engine.each import Deadline, checked
 from streamlet.engine.invoke import Invoker
 from streamlet.errors import ConfigurationError, HandlerError
 from streamlet.model.batch import Batch
@@ -105,15 +106,17 @@ class LambdaRuntime:
 
     def close(self) -> None:
         """Leave the lifespan, close stores and the loop. Lambda itself never calls it: it freezes the process."""
-        if self._lifespan is not None:
-            self._runner.run(self._lifespan.aclose(), context=self._lifespan_context)
-            self._lifespan = None
-        for executor in self._executors:
-            executor.close()
-        for spec in self._consumers.values():
-            if spec.idempotency is not None:
-                spec.idempotency.close()
-        self._runner.close()
+        lifespan, self._lifespan = self._lifespan, None
+        try:
+            if lifespan is not None:
+                self._runner.run(lifespan.aclose(), context=self._lifespan_context)
+        finally:
+            for executor in self._executors:
+                executor.close()
+            for spec in self._consumers.values():
+                if spec.idempotency is not None:
+                    spec.idempotency.close()
+            self._runner.close()
 
     async def _begin(self) -> None:
         stack = contextlib.AsyncExitStack()
@@ -176,17 +179,17 @@ class LambdaRuntime:
             handlers.append(self._buckets[thing.bucket])
         for thing, spec in zip(told, handlers, strict=True):
             lambda_context.CURRENT.set(lambda_context.of(raw, f"arn:aws:s3:::{thing.bucket}", ""))
-            await _called(spec.handler, thing)
+            await _called(spec.handler, thing.bucket, thing)
 
 
 def _failures(*sequence_numbers: str) -> dict[str, Any]:
     return {"batchItemFailures": [{"itemIdentifier": number} for number in sequence_numbers]}
 
 
-async def _called(handler: Callable[..., Any], *args: Any) -> Any:
+async def _called(handler: Callable[..., Any], where: str, *args: Any) -> Any:
+    """Also of a plain function around an async one, as decorators make them. What has not run by then is no success."""
     result = handler(*args)
-    # Also for a plain function around an async one, as decorators make them.
-    return await result if asyncio.iscoroutine(result) or hasattr(result, "__await__") else result
+    return checked(await result if inspect.isawaitable(result) else result, where)
 
 
 async def _window(spec: ConsumerSpec, event: Any, records: list[Record], shard_id: str) -> dict[str, Any]:
@@ -198,7 +201,8 @@ async def _window(spec: ConsumerSpec, event: Any, records: list[Record], shard_i
 
     window = lambda_events.window_of(event)
     batch = Batch(records, spec.stream, shard_id, window=window)
-    state = await _called(spec.handler, batch, event.get("state") or {})
+    handed = event.get("state")
+    state = await _called(spec.handler, spec.stream, batch, {} if handed is None else handed)
     if state is None and window.is_final:
         state = {}  # nobody reads it
     name = getattr(spec.handler, "__name__", "the handler")

@@ -15,9 +15,10 @@ from urllib.parse import quote_plus
 
 import orjson
 
-from streamlet.destinations.document import event_record
+from streamlet.destinations.document import event_record, iso_ms, window_fields
 from streamlet.errors import ConfigurationError
 from streamlet.model.record import Record
+from streamlet.model.window import Window
 
 __all__ = ["kinesis_event", "s3_event", "sns_event", "window_event"]
 
@@ -68,17 +69,9 @@ def window_event(
     if isinstance(window_s, bool) or not isinstance(window_s, int) or not 1 <= window_s <= 900:
         raise ConfigurationError(f"window_s={window_s!r}: must be 1 to 900 whole seconds")
     start = int(start_s // window_s) * window_s
-    event = kinesis_event(
-        values, stream=stream, shard_id=shard_id, key=key, arrived_at_s=max(start_s, start), region=region, account_id=account_id
-    )
-    return event | {
-        "window": {"start": _iso_s(start), "end": _iso_s(start + window_s)},
-        "state": dict(state or {}),
-        "shardId": shard_id,
-        "eventSourceARN": f"arn:aws:kinesis:{region}:{account_id}:stream/{stream}",
-        "isFinalInvokeForWindow": is_final,
-        "isWindowTerminatedEarly": is_terminated_early,
-    }
+    event = kinesis_event(values, stream=stream, shard_id=shard_id, key=key, arrived_at_s=start_s, region=region, account_id=account_id)
+    window = Window(datetime.fromtimestamp(start, UTC), datetime.fromtimestamp(start + window_s, UTC), is_final, is_terminated_early)
+    return event | window_fields(window, dict(state or {}), shard_id, f"arn:aws:kinesis:{region}:{account_id}:stream/{stream}")
 
 
 def s3_event(
@@ -107,7 +100,7 @@ def s3_event(
                 "eventVersion": "2.1",
                 "eventSource": "aws:s3",
                 "awsRegion": region,
-                "eventTime": _iso_ms(event_time_s),
+                "eventTime": iso_ms(event_time_s),
                 "eventName": event_name,
                 "userIdentity": {"principalId": "AWS:AIDAEXAMPLE"},
                 "requestParameters": {"sourceIPAddress": "192.0.2.1"},
@@ -141,7 +134,7 @@ def sns_event(
                     "TopicArn": arn,
                     "Subject": subject,
                     "Message": message if isinstance(message, str) else orjson.dumps(message).decode(),
-                    "Timestamp": _iso_ms(ARRIVED_AT_S),
+                    "Timestamp": iso_ms(ARRIVED_AT_S),
                     "SignatureVersion": "1",
                     "Signature": "EXAMPLE",
                     "SigningCertUrl": "EXAMPLE",
@@ -159,11 +152,3 @@ def _record(n: int, value: Any, stream: str, shard_id: str, key: str | Callable[
     data = bytes(value) if isinstance(value, bytes | bytearray | memoryview) else orjson.dumps(value)
     partition_key = key if isinstance(key, str) else key(value)
     return Record(data, partition_key, str(_FIRST_SEQUENCE_NUMBER + n), 0, arrived_at_s + n / 1000, shard_id, stream)
-
-
-def _iso_s(epoch_s: int) -> str:
-    return f"{datetime.fromtimestamp(epoch_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _iso_ms(epoch_s: float) -> str:
-    return datetime.fromtimestamp(round(epoch_s, 3), UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"

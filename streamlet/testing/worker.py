@@ -11,7 +11,7 @@ settled, and no tumbling window is open.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from random import Random
 from typing import Any, Final, TypeVar
 
@@ -223,8 +223,8 @@ class _Run:
         left_s = (self._options.time_max_s if crash_s is None else crash_s) - self._clock.monotonic()
         drained = False
         async with asyncio.TaskGroup() as tg:
-            running = [tg.create_task(_guarded(supervisor, ends), name="supervisor") for supervisor in supervisors]
-            looking = tg.create_task(self._look(to_the_end=crash_s is None), name="look")
+            running = [tg.create_task(_guarded(supervisor.run(), ends), name="supervisor") for supervisor in supervisors]
+            looking = tg.create_task(_guarded(self._look(to_the_end=crash_s is None), ends), name="look")
             await asyncio.wait([*running, looking], timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             drained = looking.done()
             looking.cancel()
@@ -287,9 +287,9 @@ class _Run:
         )
 
 
-async def _guarded(supervisor: Supervisor, ends: list[Exception]) -> None:
+async def _guarded(work: Coroutine[Any, Any, None], ends: list[Exception]) -> None:
     try:
-        await supervisor.run()
+        await work
     except Exception as error:  # noqa: BLE001  raised again when the others have drained
         ends.append(error)
 

@@ -259,6 +259,7 @@ def test_events_come_from_lines_and_are_done(tmp_path: Path) -> None:
     [
         (["-"], "", "there is no event"),
         (["-"], "{", "standard input, line 1: not JSON"),
+        (["-"], '{"n": "' + "x" * 1_048_576 + '"}', "standard input, line 1: 1,048,584 bytes"),
         (["-", "--maximum-retry-attempts", "3"], "{}", "0<=x<=2"),
         (["-", "--maximum-event-age-in-seconds", "59"], "{}", "60<=x<=21600"),
         (["-", "--dead-letter-target-arn", "arn:aws:s3:::b"], "{}", "dead-letter queue"),

@@ -28,6 +28,7 @@ import orjson
 
 from streamlet.core.failure import Throttled
 from streamlet.destinations.aws import AwsClient, parse_arn
+from streamlet.destinations.document import iso_ms
 from streamlet.errors import ConfigurationError, StreamletError
 from streamlet.ports import Clock, Executor
 from streamlet.runtimes.esm.host import Host, new_request_id
@@ -226,10 +227,9 @@ class FailureRecords(_Sender):
 
 def failure_record(given_up: GivenUp) -> dict[str, Any]:
     """The document. (reference: Lambda developer guide, invocation-async-retain-records)"""
-    at = datetime.fromtimestamp(round(given_up.at_s, 3), UTC).replace(tzinfo=None)
     record: dict[str, Any] = {
         "version": "1.0",
-        "timestamp": at.isoformat(timespec="milliseconds") + "Z",
+        "timestamp": iso_ms(given_up.at_s),
         "requestContext": {
             "requestId": given_up.request_id,
             "functionArn": f"{given_up.function_arn}:$LATEST",

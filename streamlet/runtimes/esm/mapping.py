@@ -27,7 +27,7 @@ from streamlet.core.failure import FailedFrom, Throttled
 from streamlet.core.responses import outcome_of
 from streamlet.core.windows import NoState, state_of
 from streamlet.destinations.aws import parse_arn
-from streamlet.destinations.document import event_record
+from streamlet.destinations.document import event_record, window_fields
 from streamlet.engine.invoke import BatchFailed, NotTaken
 from streamlet.engine.lane import lane_of
 from streamlet.errors import ConfigurationError
@@ -217,14 +217,7 @@ class HostedFunction:
         ]
         event: dict[str, Any] = {"Records": records}
         if (window := batch.window) is not None:
-            event |= {
-                "window": {"start": f"{window.start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{window.end:%Y-%m-%dT%H:%M:%SZ}"},
-                "state": state,
-                "shardId": batch.shard_id,
-                "eventSourceARN": self.stream_arn,
-                "isFinalInvokeForWindow": window.is_final,
-                "isWindowTerminatedEarly": window.is_terminated_early,
-            }
+            event |= window_fields(window, state, batch.shard_id, self.stream_arn)
         return orjson.dumps(event)
 
     def _printed(self, sandbox: int, request_id: str, line: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from streamlet.errors import ServiceError
 from streamlet.hooks import BatchSettled, Event, RecordsFiltered, RecordsGivenUp, ShardStopped
 from streamlet.model.shard import Shard
 from streamlet.ports import Fetch, ShardReader, Source, StartingPosition
@@ -61,12 +62,15 @@ class Once:
                 self._news.set()
 
     async def drained(self) -> None:
-        """Wait for it. Raises what listing the shards does."""
+        """Wait for it."""
         while not self.stopped:
             await self._news.wait()
             self._news.clear()
             if self._shards and all(seen.done for seen in self._shards.values()) and self._source is not None:
-                shards = await self._source.list_shards()
+                try:
+                    shards = await self._source.list_shards()
+                except ServiceError:
+                    continue  # the next read at the tip asks again, and the supervisor tells of what does not pass
                 if all(shard.closed or self._is_done(shard) for shard in shards) and all(seen.done for seen in self._shards.values()):
                     return
 

@@ -14,9 +14,9 @@ import pytest
 from streamlet import App
 from streamlet.clock import ThreadExecutor
 from streamlet.core.failure import FailedFrom, Succeeded, Throttled
-from streamlet.engine.each import OUT_OF_TIME, Deadline
+from streamlet.engine.each import OUT_OF_TIME, Deadline, says
 from streamlet.engine.invoke import Invocation, Invoker
-from streamlet.errors import HandlerError, StoreError
+from streamlet.errors import HandlerError, StoreError, StreamletError
 from streamlet.hooks import HandlerFailed, Trouble
 from streamlet.model.record import Record
 from streamlet.ports import Marker
@@ -448,3 +448,21 @@ async def test_in_a_worker_a_crash_before_the_checkpoint_repeats_no_effect(tmp_p
         assert checkpoints(leases)
         leases.close()
     assert ran == list(range(50))
+
+
+async def test_an_error_without_words_is_a_failure_all_the_same(executor: ThreadExecutor) -> None:
+    """ "Nothing failed" is told by an empty text: a key or a handler that raises without a word must not look like it."""
+    ran: list[Record] = []
+
+    def key(record: Record) -> str:
+        raise StreamletError
+
+    invocation = await invoker(executor, ran.append, idempotency=MemoryIdempotency(), idempotency_key=key).invoke(
+        records("a", "b"), start=0
+    )
+    assert failed(invocation) == 0
+    assert ran == []
+
+
+def test_an_exception_is_always_said_in_words() -> None:
+    assert [says(StreamletError()), says(StreamletError("why")), says(ValueError())] == ["StreamletError: ", "why", "ValueError: "]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from streamlet.core.windows import STATE_BYTES_MAX
-from streamlet.engine.invoke import BatchFailed
+from streamlet.engine.invoke import BatchFailed, NotTaken
 from streamlet.engine.pump import End
 from streamlet.hooks import Event, HandlerFailed, RecordsGivenUp, Trouble
 from streamlet.model.batch import Batch
@@ -233,3 +233,18 @@ def test_a_state_that_grows_too_large_ends_its_window_early_in_the_middle_of_a_b
         ([1], 0, False, False),
         ([], 1, True, False),
     ]
+
+
+def test_a_throttled_final_call_is_no_attempt() -> None:
+    attempts: list[int] = []
+
+    def handle(batch: Batch, state: Any) -> Any:
+        assert batch.window is not None
+        if batch.window.is_final:
+            attempts.append(batch.attempt)
+            if len(attempts) < 4:
+                raise NotTaken("no sandbox is free") if len(attempts) < 3 else ValueError("no table")
+        return {}
+
+    drive(handle, [1.0], for_s=120)
+    assert attempts == [1, 1, 1, 2]

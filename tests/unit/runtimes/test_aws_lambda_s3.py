@@ -151,3 +151,14 @@ def test_a_bucket_has_one_handler_that_takes_one_object(app: App) -> None:
         app.on_s3("other")(lambda: None)
     with pytest.raises(HandlerError, match="it does not yield"):
         app.on_s3("other")((lambda: (yield)).__get__(1))
+
+
+def test_a_handler_that_only_returns_a_generator_is_no_success(app: App) -> None:
+    """Nothing of it has run: to answer Lambda with success would lose the event."""
+
+    def work(thing: S3Object) -> Iterator[None]:
+        yield
+
+    app.on_s3("landing")(lambda thing: work(thing))
+    with pytest.raises(HandlerError, match="has not run"):
+        app.lambda_handler(s3_event("a.csv"), Context())

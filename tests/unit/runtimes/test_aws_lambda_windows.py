@@ -130,3 +130,19 @@ def test_windows_that_cannot_be_are_refused_when_the_app_is_built(app: App, opti
 def test_a_handler_takes_batch_and_state(app: App) -> None:
     with pytest.raises(HandlerError, match=r"write def <lambda>\(batch, state\)"):
         app.on_window("orders", tumbling_window_s=60)(lambda batch: None)
+
+
+@pytest.mark.parametrize("state", [0, [], "", False, {}])
+def test_a_state_that_is_falsy_comes_back_as_it_was(app: App, state: Any) -> None:
+    """As it does in a worker."""
+    seen: list[Any] = []
+
+    def keep(batch: Batch, handed: Any) -> Any:
+        seen.append(handed)
+        return state
+
+    app.on_window("orders", tumbling_window_s=120)(keep)
+    answer = app.lambda_handler(window_event(b"1", state={}), Context())
+    app.lambda_handler(window_event(b"2", state=answer["state"]), Context())
+    assert seen == [{}, state]
+    assert type(seen[1]) is type(state)

@@ -517,3 +517,12 @@ def test_a_shard_can_be_put_to_by_number() -> None:
     assert {record.shard_id for record in report.done} == {"shardId-000000000002"}
     with pytest.raises(ConfigurationError, match="no shard 9"):
         broker.put("orders", 1, shard=9)
+
+
+def test_what_is_to_happen_later_and_cannot_says_so() -> None:
+    app = App("shop")
+    app.on_record("orders")(lambda record: None)
+    broker = VirtualBroker(streams={"orders": 1})
+    broker.split_shard("orders", 7, after_s=5)
+    with pytest.raises(ConfigurationError):
+        run_worker(app, broker)
