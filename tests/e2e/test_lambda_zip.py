@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -39,11 +41,7 @@ Build = Callable[..., Path]
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     """Builds a zip, and unpacks it beside itself."""
-    spec = importlib.util.spec_from_file_location("build_zip", EXAMPLE / "build_zip.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = build_zip()
 
     def run(**options: Any) -> Path:
         out = tmp_path_factory.mktemp("function") / "function.zip"
@@ -56,6 +54,16 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         return out
 
     return run
+
+
+def build_zip() -> Any:
+    """The example's program."""
+    spec = importlib.util.spec_from_file_location("build_zip", EXAMPLE / "build_zip.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def call(zip_path: Path, *payloads: Any, **environment: str) -> Any:
@@ -89,9 +97,39 @@ def call(zip_path: Path, *payloads: Any, **environment: str) -> Any:
 
 
 def test_the_smallest_function_is_under_three_megabytes_and_answers(build: Build) -> None:
-    made = build()
+    """Whatever the umask of who builds it: Lambda reads it as another user."""
+    before = os.umask(0o077)
+    try:
+        made = build()
+    finally:
+        os.umask(before)
+    with zipfile.ZipFile(made) as archive:
+        assert {entry.external_attr >> 16 & 0o777 for entry in archive.infolist()} == {0o644}
     assert made.stat().st_size < 3_000_000
     assert call(made, {"id": 1}, {"id": 2}) == {"batchItemFailures": []}
+
+
+@pytest.mark.parametrize(("python", "glibc"), [("3.11", 26), ("3.13", 34)])
+@pytest.mark.parametrize(("architecture", "machine"), [("x86_64", "x86_64"), ("arm64", "aarch64")])
+def test_the_wheels_are_those_that_the_runtime_can_load(tmp_path: Path, python: str, glibc: int, architecture: str, machine: str) -> None:
+    """Python 3.11's runtime has an older C library than those after it, and no version may be older than what streamlet asks for."""
+    module = build_zip()
+    asked = module.requirements(parquet=True)
+    try:
+        module.install(tmp_path, asked, architecture=architecture, python=python)
+    except subprocess.CalledProcessError:
+        pytest.skip(f"pip finds no wheels for CPython {python}: is there a package index?")
+    found = {}
+    for wheel in tmp_path.glob("*.dist-info/WHEEL"):
+        name, version = wheel.parent.name.removesuffix(".dist-info").split("-")
+        found[name] = tuple(int(part) for part in version.split("."))
+        needs = [int(minor) for minor in re.findall(rf"manylinux_2_(\d+)_{machine}\b", wheel.read_text())]
+        assert needs, f"{name} is for another machine"
+        assert min(needs) <= glibc, f"{name} needs glibc 2.{min(needs)}"
+    for requirement in asked:
+        name, least = requirement.split(">=")
+        assert found[name] >= tuple(int(part) for part in least.split("."))
+    assert len(found) == len(asked) == 4
 
 
 @pytest.fixture
