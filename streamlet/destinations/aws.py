@@ -44,7 +44,16 @@ _BAD_CREDENTIALS: Final = frozenset(
     | {"InvalidSecurity", "MissingAuthenticationToken", "SignatureDoesNotMatch", "UnrecognizedClientException"}
 )
 _THROTTLED: Final = frozenset(
-    {"KmsThrottled", "RequestThrottled", "SlowDown", "Throttled", "Throttling", "ThrottlingException"}
+    {
+        "KMS.ThrottlingException",
+        "KMSThrottling",
+        "KmsThrottled",
+        "RequestThrottled",
+        "SlowDown",
+        "Throttled",
+        "Throttling",
+        "ThrottlingException",
+    }
     | {"ProvisionedThroughputExceededException", "RequestLimitExceeded"}
 )
 
@@ -175,10 +184,12 @@ class AwsClient:
             kind, what = Throttled, "asked too fast; it is tried again"
         elif status >= 500:
             kind, what = Unavailable, f"the service failed ({said}); it is tried again"
+        elif code.lower().startswith(("kmsaccessdenied", "kms.accessdenied")):  # SQS says it in two ways, SNS in a third
+            kind, what = AccessRefused, f"its encryption key refuses; allow kms:GenerateDataKey and kms:Decrypt on it ({said})"
         elif status == 403 or code.startswith(("AccessDenied", "Authorization")):
             kind, what = AccessRefused, f"access is refused; allow {self._right}, or use other credentials ({said})"
         else:
-            kind, what = RequestRefused, f"refused the document: {code}: {said}"
+            kind, what = RequestRefused, f"refused it: {code}: {said}"
         return kind(f"{self._target}: {what}", code=code, status=status, operation=operation)
 
     def _failed(self, error: Exception, operation: str) -> StreamletError:
@@ -200,7 +211,7 @@ class AwsClient:
                 what = f"there are no credentials ({text}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run under a role"
                 return AccessRefused(f"{self._target}: {what}", operation=operation)
             case NoRegionError():
-                return ConfigurationError(f"{self._target}: no AWS region is set; set AWS_REGION, or name the destination by its ARN")
+                return ConfigurationError(f"{self._target}: no AWS region is set; set AWS_REGION, or give region= or an ARN")
             case UnreachableError() | HTTPClientError():
                 return Unavailable(f"{self._target}: cannot be reached ({text}); it is tried again", operation=operation)
             case _:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from streamlet.core.failure import RECORD_AGE_EXCEEDED
+from streamlet.model.arn import partition_of
 from streamlet.model.record import Record
 from streamlet.model.window import Window
 from streamlet.ports import FailureDocument
@@ -37,7 +38,7 @@ def failure_document(
     out: dict[str, Any] = {
         "requestContext": {
             "requestId": _request_id(document),
-            "functionArn": name if name.startswith("arn:") else f"arn:aws:lambda:{region}:{account_id}:function:{name}",
+            "functionArn": name if name.startswith("arn:") else f"arn:{partition_of(region)}:lambda:{region}:{account_id}:function:{name}",
             "condition": document.condition,
             "approximateInvokeCount": document.invoke_count,
         },
@@ -83,7 +84,7 @@ def event_record(record: Record, stream: str, shard_id: str, *, region: str, acc
         "eventVersion": "1.0",
         "eventID": f"{shard_id}:{record.sequence_number}",
         "eventName": "aws:kinesis:record",
-        "invokeIdentityArn": f"arn:aws:iam::{account_id}:role/streamlet",
+        "invokeIdentityArn": f"arn:{partition_of(region)}:iam::{account_id}:role/streamlet",
         "awsRegion": region,
         "eventSourceARN": _stream_arn(stream, region, account_id),
     }
@@ -109,7 +110,7 @@ def _request_id(document: FailureDocument) -> str:
 
 
 def _stream_arn(stream: str, region: str, account_id: str) -> str:
-    return stream if stream.startswith("arn:") else f"arn:aws:kinesis:{region}:{account_id}:stream/{stream}"
+    return stream if stream.startswith("arn:") else f"arn:{partition_of(region)}:kinesis:{region}:{account_id}:stream/{stream}"
 
 
 def iso_ms(epoch_s: float) -> str:

@@ -21,8 +21,9 @@ __all__ = ["SqsDestination"]
 
 BODY_BYTES_MAX: Final = 1_048_576
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,80}(\.fifo)?")
-# sqs.eu-west-1.amazonaws.com, the older eu-west-1.queue.amazonaws.com, and LocalStack's of either form.
-_REGION: Final = re.compile(r"(?:sqs\.([a-z]{2}-[a-z-]+-\d)|([a-z]{2}-[a-z-]+-\d)\.queue)\..+")
+# sqs.eu-west-1.amazonaws.com, the older eu-west-1.queue.amazonaws.com, LocalStack's of either form, and a VPC endpoint's, which has
+# a name of its own before it.
+_REGION: Final = re.compile(r"(?:(?:.+\.)?sqs\.([a-z]{2,4}-[a-z-]+-\d)|([a-z]{2,4}-[a-z-]+-\d)\.queue)\..+")
 _EXAMPLE: Final = "'arn:aws:sqs:eu-west-1:123456789012:failed' or 'https://sqs.eu-west-1.amazonaws.com/123456789012/failed'"
 
 
@@ -30,7 +31,7 @@ class SqsDestination:
     """Sends failure documents to a standard queue, named by its ARN or its URL. At least once.
 
     FIFO queues are refused, as by Lambda. Region and account come from the name; credentials, and another endpoint
-    (AWS_ENDPOINT_URL_SQS), from where every AWS tool takes them; a URL of another host is its own endpoint. Needs
+    (AWS_ENDPOINT_URL_SQS), from where every AWS tool takes them; a URL of another host, or of a VPC endpoint, is its own endpoint. Needs
     sqs:SendMessage.
 
     The document names function and stream by ARNs with the region and account of the queue, unless it got whole ARNs.
@@ -80,7 +81,7 @@ class SqsDestination:
 
 
 def _of_url(url: str) -> tuple[str | None, str, str, str | None]:
-    """Region, account, name, and the endpoint if it is not AWS."""
+    """Region, account, name, and the endpoint if it is not AWS's public one."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
@@ -94,5 +95,6 @@ def _of_url(url: str) -> tuple[str | None, str, str, str | None]:
     region = (found[1] or found[2]) if found else None
     if host == "queue.amazonaws.com":
         region = DEFAULT_REGION
-    on_aws = host.endswith((".amazonaws.com", ".amazonaws.com.cn")) or host == "queue.amazonaws.com"
-    return region, account, name, None if on_aws else f"{parts.scheme}://{parts.netloc}"
+    # The client finds these by itself. A VPC endpoint must be told: from within the VPC the public one may not answer.
+    known = host.endswith((".amazonaws.com", ".amazonaws.com.cn")) and ".vpce." not in host
+    return region, account, name, None if known else f"{parts.scheme}://{parts.netloc}"

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import botocore.loaders
 import pytest
 
 from streamlet.core.failure import RECORD_AGE_EXCEEDED, RETRY_ATTEMPTS_EXHAUSTED
@@ -21,6 +22,7 @@ from streamlet.model.record import Record
 from streamlet.ports import FailureDocument
 
 SHARD = "shardId-000000000006"
+PARTITIONS = botocore.loaders.create_loader().load_data("partitions")["partitions"]
 
 
 def document(number: int = 0, **changes: Any) -> FailureDocument:
@@ -70,6 +72,22 @@ def test_the_document_is_lambdas() -> None:
             },
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("region", "partition"),
+    [
+        *((region, partition["id"]) for partition in PARTITIONS for region in partition["regions"] if "global" not in region),
+        ("local", "aws"),
+    ],
+)
+def test_arns_name_the_partition_of_their_region(region: str, partition: str) -> None:
+    made = failure_document(document(), payload=True, region=region, account_id="123456789012")
+    assert made["requestContext"]["functionArn"] == f"arn:{partition}:lambda:{region}:123456789012:function:orders"
+    assert made["KinesisBatchInfo"]["streamArn"] == f"arn:{partition}:kinesis:{region}:123456789012:stream/orders"
+    record = made["payload"]["Records"][0]
+    assert record["eventSourceARN"] == made["KinesisBatchInfo"]["streamArn"]
+    assert record["invokeIdentityArn"] == f"arn:{partition}:iam::123456789012:role/streamlet"
 
 
 def test_the_payload_is_the_event() -> None:

@@ -146,8 +146,13 @@ def scripted() -> Iterator[Callable[[int, str], str]]:
         (403, "InvalidClientTokenId", AccessRefused, "credentials are wrong or have expired"),
         (400, "QueueDoesNotExist", NotFound, "does not exist; create it"),
         (400, "RequestThrottled", Throttled, "asked too fast"),
+        *[(400, code, Throttled, "asked too fast") for code in ("KmsThrottled", "KMS.ThrottlingException", "KMSThrottling")],
+        *[
+            (400, code, AccessRefused, r"its encryption key refuses; allow kms:GenerateDataKey and kms:Decrypt on it \(he said why\)")
+            for code in ("KmsAccessDenied", "KMS.AccessDeniedException", "KMSAccessDenied")
+        ],
         (503, "ServiceUnavailable", Unavailable, "the service failed"),
-        (400, "InvalidMessageContents", RequestRefused, "refused the document: InvalidMessageContents: he said why"),
+        (400, "InvalidMessageContents", RequestRefused, "refused it: InvalidMessageContents: he said why"),
     ],
 )
 def test_refusals_say_what_to_do(
@@ -171,7 +176,7 @@ def test_no_credentials() -> None:
 
 
 def test_a_configuration_that_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigurationError, match="no AWS region is set; set AWS_REGION, or name the destination by its ARN"):
+    with pytest.raises(ConfigurationError, match="no AWS region is set; set AWS_REGION, or give region= or an ARN"):
         closing(SqsDestination("https://queue.vpce-1.sqs.vpce.amazonaws.com/123456789012/failed"), lambda it: it.send(document()))
     monkeypatch.setenv("AWS_PROFILE", "absent")
     with pytest.raises(ConfigurationError, match="the AWS configuration cannot be used.*absent"):
@@ -223,6 +228,9 @@ def test_what_names_no_queue_is_refused_when_built(name: Any, text: str) -> None
         ("https://sqs.us-gov-west-1.amazonaws.com/123456789012/failed", "us-gov-west-1", "123456789012", False),
         ("https://eu-west-1.queue.amazonaws.com/123456789012/failed", "eu-west-1", "123456789012", False),
         ("https://queue.amazonaws.com/123456789012/failed", "us-east-1", "123456789012", False),
+        ("https://sqs.eu-west-1.api.aws/123456789012/failed", "eu-west-1", "123456789012", True),
+        ("https://vpce-0abc-1xyz.sqs.eu-west-1.vpce.amazonaws.com/123456789012/failed", "eu-west-1", "123456789012", True),
+        ("https://sqs.eusc-de-east-1.amazonaws.eu/123456789012/failed", "eusc-de-east-1", "123456789012", True),
         ("http://sqs.eu-west-1.localhost.localstack.cloud:4566/000000000000/failed", "eu-west-1", "000000000000", True),
         ("http://localhost:4566/queue/eu-west-1/000000000000/failed", None, "000000000000", True),
         ("http://localhost:9324/queue/failed", None, "000000000000", True),
