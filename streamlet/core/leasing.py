@@ -5,8 +5,7 @@ No worker tells another anything; each looks at the table and decides alone, as 
     available    no owner, or its counter has stood still for more than `failover_s` by this worker's own monotonic clock
     very old     an owner, and still for more than three times that: whoever should have taken it did not. All such are taken,
                  whatever the share, and nothing else in that round
-    fair share   leases / workers, rounded up, at most `leases_max`; workers are the owners seen among leases that are not
-                 available, and this one
+    fair share   leases / workers, rounded up; workers are the owners seen among leases that are not available, and this one
     need > 0     take available leases, in random order, so that workers which look at once do not all want the same
     none left    steal one from the most loaded worker, if it has more than its share
 
@@ -102,7 +101,6 @@ def plan(
     *,
     failover_s: float,
     random: Callable[[], float],
-    leases_max: int | None = None,
 ) -> Plan:
     """What to take now, of the leases that may be read (`core/lineage`). `random()` in [0, 1) is called once per choice."""
     active = [lease for lease in leases if lease.checkpoint != SHARD_END]
@@ -119,10 +117,9 @@ def plan(
             if lease.owner is not None and still_s > VERY_OLD * failover_s:
                 very_old.append(lease.key)
     share = -(-len(active) // len(loads))
-    room = len(active) if leases_max is None else leases_max - loads[me]
-    if very_old and room > 0:
-        return Plan(take=_some(very_old, room, random))
-    need = min(share - loads[me], room)
+    if very_old:
+        return Plan(take=_some(very_old, len(very_old), random))
+    need = share - loads[me]
     if need <= 0:
         return Plan()
     if available:

@@ -111,6 +111,8 @@ class LeaseKeeper:
     def renew_all(self) -> None:
         """Bump the counter of every held lease. A lease that could not be renewed for `failover_s` is given up for lost."""
         for key, lease in list(self._held.items()):
+            if key not in self._held:
+                continue  # given up below
             grip = self._grips[key]
             try:
                 self._write(lease, lease)
@@ -118,8 +120,11 @@ class LeaseKeeper:
                 self.notify(Lost(grip, str(error)))
             except StoreError as error:
                 self.notify(StoreTrouble(str(error)))
-                if self._clock.monotonic() - self._renewed_s[key] > self.failover_s:
-                    self._forget(key)
+                # All of them, not only this one: a write may wait for long, and each would wait in turn.
+                now_s = self._clock.monotonic()
+                for late in [held for held, renewed_s in self._renewed_s.items() if now_s - renewed_s > self.failover_s]:
+                    grip = self._grips[late]
+                    self._forget(late)
                     self.notify(Lost(grip, f"not renewed for {self.failover_s:g} s: {error}"))
 
     def take(self) -> None:
@@ -128,6 +133,7 @@ class LeaseKeeper:
             return
         try:
             rows = {lease.key: lease for lease in self._store.scan()}
+            self._sightings.keep(rows)
             now_s = self._clock.monotonic()
             for lease in rows.values():
                 self._sightings.see(lease.key, lease.counter, now_s)
@@ -137,6 +143,7 @@ class LeaseKeeper:
                 if key not in self._held:
                     self._acquire(rows[key])
         except StoreError as error:
+            self._sightings = leasing.Sightings()  # as in `_landed`
             self.notify(StoreTrouble(str(error)))
 
     def _acquire(self, seen: Lease) -> None:
@@ -228,7 +235,7 @@ class LeaseKeeper:
         return new
 
     def _landed(self, old: Lease, new: Lease) -> bool:
-        uncertain = False
+        uncertain, begun_s = False, self._clock.monotonic()
         for last in range(RECHECKS_MAX, -1, -1):
             try:
                 if self._store.write(new, if_counter=old.counter):
@@ -237,6 +244,11 @@ class LeaseKeeper:
                 return uncertain and self._store.read(new.key) == new
             except StoreError:
                 uncertain = True
+                # Event 1: nobody can write, so no counter moves. Event 2: the store is back, and we are the first to look. Those
+                # who hold leases are as alive as we are: they get the whole failover time again. Not for a try that failed at once
+                # and the next one did not: of many leases some write always does, and the dead would never be taken over.
+                if last == 0 or self._clock.monotonic() - begun_s > self.failover_s / 3:
+                    self._sightings = leasing.Sightings()
                 if last == 0:
                     raise
         raise AssertionError("unreachable: the last try raises")

@@ -12,7 +12,10 @@ it above the longest time that a handler takes: one that takes longer may be run
 marker lasts as long as the invocation may.) `done_s`: how long an effect is remembered; choose it above the stream's retention
 if a replay from the beginning shall be spared, too.
 
-Times are wall-clock seconds of whoever calls; between machines they differ by as much as their clocks do, so leave room.
+Times are wall-clock seconds of whoever calls; between machines they differ by as much as their clocks do, so leave room: a clock
+that is fast by more than `in_progress_s` takes every marker in progress for an old one.
+
+A key is any text; what a database cannot hold is stored under a digest. (streamlet.testing.contracts has all this as tests.)
 
     MemoryIdempotency      one process: retries and bisected batches. The reference of the contract suite
     SqliteIdempotency      the workers of one machine, over crashes
@@ -35,7 +38,8 @@ __all__ = ["BUSY", "DAY_S", "DONE", "MemoryIdempotency", "checked_seconds", "new
 DAY_S: Final = 86_400.0
 DONE: Final = Marker("done")
 BUSY: Final = Marker("busy")
-# Expired markers are swept away once in so many calls of begin.
+# A sweep of what has expired looks at every marker. So there is one at the first begin (a short run leaves none to others), and then
+# one in as many begins as there were markers left, but not below this: its cost per begin does not grow with their number.
 SWEEP_EVERY: Final = 1_000
 
 
@@ -52,7 +56,11 @@ def checked_seconds(name: str, value: Any) -> float:
 
 
 class MemoryIdempotency:
-    """Markers of this process, gone at its end. Holds every key for `done_s`: about 200 bytes each."""
+    """Markers of this process, gone at its end. Holds every key for `done_s`: some 400 bytes each.
+
+    `in_progress_s` (seconds, default 60): how long a marker blocks its record where the handler never came to an end; choose it above
+    the longest time that a handler takes, since one that takes longer may be run beside itself. `done_s` (seconds, default a
+    day): how long an effect is remembered. Both up to ten years; raises ConfigurationError."""
 
     def __init__(self, *, in_progress_s: float = 60, done_s: float = DAY_S, clock: Callable[[], float] = time.time) -> None:
         self._in_progress_s = checked_seconds("in_progress_s", in_progress_s)
@@ -60,15 +68,16 @@ class MemoryIdempotency:
         self._clock = clock
         self._lock = threading.Lock()
         self._markers: dict[str, tuple[str, float]] = {}  # token ("" is done), expires
-        self._begun = 0
+        self._begun, self._sweep_at = 0, 1
 
     def begin(self, key: str, *, for_s: float | None = None) -> Marker:
         """See ports.IdempotencyStore."""
         now_s, token = self._clock(), new_token()
         with self._lock:
             self._begun += 1
-            if self._begun % SWEEP_EVERY == 0:
+            if self._begun >= self._sweep_at:
                 self._markers = {known: marker for known, marker in self._markers.items() if marker[1] > now_s}
+                self._sweep_at = self._begun + max(SWEEP_EVERY, len(self._markers))
             held, expires_s = self._markers.get(key, ("", 0.0))
             if expires_s > now_s:
                 return BUSY if held else DONE
@@ -83,7 +92,7 @@ class MemoryIdempotency:
     def release(self, key: str, token: str) -> None:
         """See ports.IdempotencyStore."""
         with self._lock:
-            if self._markers.get(key, ("", 0.0))[0] == token:
+            if key in self._markers and self._markers[key][0] == token:
                 del self._markers[key]
 
     def close(self) -> None:

@@ -17,10 +17,11 @@ from typing import Any, Final
 from streamlet.errors import StoreError
 from streamlet.ports import Marker
 from streamlet.stores.idempotency import BUSY, DAY_S, DONE, SWEEP_EVERY, checked_seconds, new_token
+from streamlet.stores.sqlite import connect, explained
 
 __all__ = ["SqliteIdempotency"]
 
-BUSY_TIMEOUT_S: Final = 5.0  # how long a write waits for another process's
+_WHAT: Final = "idempotency file"
 _TABLE: Final = (
     """CREATE TABLE IF NOT EXISTS idempotency (id TEXT PRIMARY KEY NOT NULL, token TEXT NOT NULL, expires REAL NOT NULL) WITHOUT ROWID"""
 )
@@ -29,7 +30,12 @@ _BEGIN: Final = """INSERT INTO idempotency (id, token, expires) VALUES (?, ?, ?)
 
 
 class SqliteIdempotency:
-    """Markers in one file, which may be the one of `--state`. Any thread, any number of processes."""
+    """Markers in one file, which may be the one of `--state`; made at the first call, in a directory that is there. Any thread, any
+    number of processes of one machine.
+
+    `in_progress_s` (seconds, default 60): how long a marker blocks its record where the handler never came to an end; choose it above
+    the longest time that a handler takes, since one that takes longer may be run beside itself. `done_s` (seconds, default a
+    day): how long an effect is remembered. Both up to ten years; raises ConfigurationError."""
 
     def __init__(
         self, path: str | Path, *, in_progress_s: float = 60, done_s: float = DAY_S, clock: Callable[[], float] = time.time
@@ -40,7 +46,7 @@ class SqliteIdempotency:
         self._clock = clock
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._begun = 0
+        self._begun, self._sweep_at = 0, 1
 
     def __repr__(self) -> str:
         return f"SqliteIdempotency({str(self.path)!r})"
@@ -52,8 +58,10 @@ class SqliteIdempotency:
 
         def run(connection: sqlite3.Connection) -> Marker:
             self._begun += 1
-            if self._begun % SWEEP_EVERY == 0:
+            if self._begun >= self._sweep_at:
                 connection.execute("DELETE FROM idempotency WHERE expires <= ?", (now_s,))
+                [left] = connection.execute("SELECT count(*) FROM idempotency").fetchone()
+                self._sweep_at = self._begun + max(SWEEP_EVERY, left)
             # Event 1: another process's marker refuses ours. Event 2: that process releases it. Then there is no row to read,
             # and the key is free: asked again.
             while not connection.execute(_BEGIN, (key, token, expires_s, now_s)).rowcount:
@@ -85,36 +93,14 @@ class SqliteIdempotency:
         with self._lock:
             try:
                 if self._connection is None:
-                    self._connection = self._opened()
+                    self._connection = connect(self.path, _WHAT, _prepare)
                 return function(self._connection)
             except sqlite3.Error as error:
-                raise StoreError(f"idempotency file {self.path}: {error}") from error
+                raise explained(error, self.path, _WHAT) from error
 
-    def _opened(self) -> sqlite3.Connection:
-        if not self.path.parent.is_dir():
-            raise StoreError(f"idempotency file {self.path}: there is no directory {self.path.parent}; create it, or name another file")
-        # autocommit: each statement is a transaction of its own. The lock keeps threads apart.
-        connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        try:
-            self._prepare(connection)
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
 
-    @staticmethod
-    def _prepare(connection: sqlite3.Connection) -> None:
-        connection.execute("PRAGMA synchronous=FULL")
-        # To switch to WAL needs the file for itself: the busy handler does not wait there, so another opener is waited for here.
-        give_up_at = time.monotonic() + BUSY_TIMEOUT_S
-        while True:
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-                break
-            except sqlite3.OperationalError:
-                if time.monotonic() > give_up_at:
-                    raise
-                time.sleep(0.01)
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(_TABLE)
-        connection.execute("COMMIT")
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute(_TABLE)
+    missing = {"id", "token", "expires"} - {row[1] for row in connection.execute("PRAGMA table_info(idempotency)")}
+    if missing:
+        raise StoreError("its table 'idempotency' is somebody else's; name another file")

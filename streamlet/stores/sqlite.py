@@ -19,7 +19,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,11 +27,19 @@ from streamlet.errors import StoreError
 from streamlet.model.position import Position
 from streamlet.ports import Lease
 
-__all__ = ["SqliteLeaseStore"]
+__all__ = ["SqliteLeaseStore", "connect", "explained"]
 
-# How long a write waits for another process's write. One takes milliseconds, so this long means that somebody holds the
-# file on purpose (a shell with an open transaction); it is below the default failover time of 10 s.
+# How long a write waits for another process's write. One takes milliseconds, so this long means that somebody holds the file on
+# purpose (a shell with an open transaction).
+#
+# What that does to leases: the keeper (engine/leases) asks four times, so its thread may stand for 20 s, longer than the default
+# failover time of 10 s. Nobody else can write meanwhile, so no lease moves. A lock of up to these 5 s costs nothing: with the
+# 3.3 s between renewals that is below the failover time. A longer one makes every worker give up what it has not renewed, and
+# begin anew to watch the others (who could not renew either); once the file is free they take their shards again, each
+# after the failover time. Of two that write then, one is refused: there are never two holders.
 BUSY_TIMEOUT_S: Final = 5.0
+
+_WHAT: Final = "state file"
 
 # Column and type, in the order of `_values_of` and `_lease_of`.
 _COLUMNS: Final = {
@@ -87,37 +95,13 @@ class SqliteLeaseStore:
         with self._lock:
             if self._connection is not None:
                 return
-            if not self.path.parent.is_dir():
-                raise StoreError(f"state file {self.path}: there is no directory {self.path.parent}; create it, or name another file")
-            connection: sqlite3.Connection | None = None
-            try:
-                # autocommit: each statement is its own transaction; check_same_thread: see the class.
-                connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-                self._prepare(connection)
-            except sqlite3.Error as error:
-                if connection is not None:
-                    connection.close()
-                raise self._explained(error) from error
-            except StoreError:
-                assert connection is not None
-                connection.close()
-                raise
-            self._connection = connection
+            self._connection = connect(self.path, _WHAT, self._prepare)
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        _switch_to_wal(connection)
-        connection.execute("PRAGMA synchronous=FULL")
-        # IMMEDIATE takes the write lock: two processes that create the table wait for each other instead of failing, and a
-        # file that cannot be written is found now.
-        connection.execute("BEGIN IMMEDIATE")
         connection.execute(self._sql["table"])
-        connection.execute("COMMIT")
         missing = (_COLUMNS.keys() | {"entityType"}) - {row[1] for row in connection.execute(self._sql["columns"])}
         if missing:
-            raise StoreError(
-                f"state file {self.path}: its table {self.table!r} is no lease table (it has no {', '.join(sorted(missing))}); "
-                "name another file"
-            )
+            raise StoreError(f"its table {self.table!r} is no lease table (it has no {', '.join(sorted(missing))}); name another file")
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -149,10 +133,11 @@ class SqliteLeaseStore:
                     made = sum(connection.execute(self._sql["create"], _values_of(lease)).rowcount for lease in leases)
                     connection.execute("COMMIT")
                 except BaseException:
-                    connection.execute("ROLLBACK")
+                    if connection.in_transaction:  # SQLite has rolled back by itself where the disk is full
+                        connection.execute("ROLLBACK")
                     raise
             except sqlite3.Error as error:
-                raise self._explained(error) from error
+                raise explained(error, self.path, _WHAT) from error
         return made
 
     def write(self, lease: Lease, *, if_counter: int) -> bool:
@@ -168,40 +153,65 @@ class SqliteLeaseStore:
             try:
                 return self._open_connection().execute(self._sql[statement], values).fetchall()
             except sqlite3.Error as error:
-                raise self._explained(error) from error
+                raise explained(error, self.path, _WHAT) from error
 
     def _changed(self, statement: str, values: Sequence[Any]) -> bool:
         with self._lock:
             try:
                 return self._open_connection().execute(self._sql[statement], values).rowcount == 1
             except sqlite3.Error as error:
-                raise self._explained(error) from error
+                raise explained(error, self.path, _WHAT) from error
 
     def _open_connection(self) -> sqlite3.Connection:
         if self._connection is None:
             raise StoreError(f"state file {self.path} is not open")
         return self._connection
 
-    def _explained(self, error: sqlite3.Error) -> StoreError:
-        text = str(error)
-        name = getattr(error, "sqlite_errorname", "")
-        if self.path.is_dir():
-            what = "it is a directory; name a file in it"
-        elif name.startswith("SQLITE_NOTADB"):
-            what = "it is no SQLite database; name another file (this one was left as it is)"
-        elif name.startswith("SQLITE_CORRUPT"):
-            what = f"it is damaged ({text}); restore it, or move it away, and processing starts again at the starting position"
-        elif name.startswith("SQLITE_FULL"):
-            what = "the disk is full; free some space, and the worker goes on"
-        elif name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
-            what = f"it cannot be written ({text}); give this user the right to write it and its directory"
-        elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            what = f"another process has kept it locked for {BUSY_TIMEOUT_S:g} s; end that process's transaction"
-        elif name.startswith("SQLITE_IOERR"):
-            what = f"the disk refuses ({text}); look at its space, quota and health"
-        else:
-            what = text
-        return StoreError(f"state file {self.path}: {what}")
+
+def connect(path: Path, what: str, prepare: Callable[[sqlite3.Connection], None]) -> sqlite3.Connection:
+    """A connection for any thread, one at a time; each statement is a transaction of its own, and on the disk when it returns.
+
+    `prepare` makes the table and looks at it, in one transaction. Raises StoreError, which calls the file `what`."""
+    if not path.parent.is_dir():
+        raise StoreError(f"{what} {path}: there is no directory {path.parent}; create it, or name another file")
+    connection: sqlite3.Connection | None = None
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        _switch_to_wal(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+        # IMMEDIATE takes the write lock: two processes that create the table wait for each other instead of failing, and a
+        # file that cannot be written is found now.
+        connection.execute("BEGIN IMMEDIATE")
+        prepare(connection)
+        connection.execute("COMMIT")
+    except (sqlite3.Error, StoreError) as error:
+        if connection is not None:
+            connection.close()
+        raise (StoreError(f"{what} {path}: {error}") if isinstance(error, StoreError) else explained(error, path, what)) from error
+    return connection
+
+
+def explained(error: sqlite3.Error, path: Path, what: str) -> StoreError:
+    """SQLite's error with what to do about it."""
+    text = str(error)
+    name = getattr(error, "sqlite_errorname", "")
+    if path.is_dir():
+        said = "it is a directory; name a file in it"
+    elif name.startswith("SQLITE_NOTADB"):
+        said = "it is no SQLite database; name another file (this one was left as it is)"
+    elif name.startswith("SQLITE_CORRUPT"):
+        said = f"it is damaged ({text}); restore it, or move it away: how far processing was, or which effects were had, is then forgotten"
+    elif name.startswith("SQLITE_FULL"):
+        said = "the disk is full; free some space, and the worker goes on"
+    elif name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM")):
+        said = f"it cannot be written ({text}); give this user the right to write it and its directory"
+    elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        said = f"another process has kept it locked for {BUSY_TIMEOUT_S:g} s; end that process's transaction"
+    elif name.startswith("SQLITE_IOERR"):
+        said = f"the disk refuses ({text}); look at its space, quota and health"
+    else:
+        said = text
+    return StoreError(f"{what} {path}: {said}")
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:

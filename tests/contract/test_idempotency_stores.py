@@ -1,35 +1,46 @@
-"""What every idempotency store promises, checked against each of them: DynamoDB's on moto's server."""
+"""Our idempotency stores keep the contract that is given to others (streamlet.testing.contracts), DynamoDB's on moto's server; and
+what only some of them promise."""
 
 from __future__ import annotations
 
+import http.server
+import inspect
 import multiprocessing
+import os
+import re
+import shlex
+import sqlite3
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from streamlet.errors import AccessRefused, ConfigurationError, NotFound, StoreError, StreamletError, Unavailable
+from streamlet.errors import AccessRefused, ConfigurationError, NotFound, RequestRefused, StoreError, StreamletError, Unavailable
 from streamlet.ports import IdempotencyStore
-from streamlet.stores.idempotency import BUSY, DONE, SWEEP_EVERY, MemoryIdempotency
+from streamlet.stores.idempotency import SWEEP_EVERY, MemoryIdempotency
 from streamlet.stores.idempotency_dynamodb import DynamoDBIdempotency
 from streamlet.stores.idempotency_sqlite import SqliteIdempotency
+from streamlet.testing.contracts import IdempotencyStoreContract
 from tests.unit.destinations.given_up import boto, moto_server, without_configuration
+
+NUMBERS = count()
 
 
 class Hand:
     """A clock that a test moves."""
 
     def __init__(self) -> None:
-        self.now_s = 1_700_000_000.0
+        self.now_s = 1_700_000_000.25
 
     def __call__(self) -> float:
         return self.now_s
-
-
-Connect = Callable[[], IdempotencyStore]
 
 
 @pytest.fixture(scope="module")
@@ -52,139 +63,54 @@ def make_table(client: Any, name: str) -> None:
     )
 
 
-@pytest.fixture(params=["memory", "sqlite", "dynamodb"])
-def connect(request: pytest.FixtureRequest, tmp_path: Path, hand: Hand, monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """A function that gives one more process's view of the same markers: a minute in progress, an hour done."""
-    options: Any = {"in_progress_s": 60, "done_s": 3600, "clock": hand}
-    made: list[IdempotencyStore] = []
-    shared = MemoryIdempotency(**options)
-    if request.param == "dynamodb":
+class OnOurClock(IdempotencyStoreContract):
+    @pytest.fixture(autouse=True)
+    def clock(self) -> None:
+        self.hand = Hand()
+        self.options: Any = {"in_progress_s": self.in_progress_s, "done_s": self.done_s, "clock": self.hand}
+
+    def advance(self, seconds: float) -> None:
+        self.hand.now_s += seconds
+
+
+class TestMemory(OnOurClock):
+    resolution_s = 0.001
+
+    @pytest.fixture(autouse=True)
+    def markers(self, clock: None) -> None:
+        self.shared = MemoryIdempotency(**self.options)
+
+    def connect(self) -> IdempotencyStore:
+        return self.shared
+
+
+class TestSqlite(OnOurClock):
+    resolution_s = 0.001
+
+    @pytest.fixture(autouse=True)
+    def markers(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "done.db"
+
+    def connect(self) -> IdempotencyStore:
+        return SqliteIdempotency(self.path, **self.options)
+
+    def unreachable(self) -> IdempotencyStore:
+        return SqliteIdempotency(self.path / "nowhere" / "done.db")
+
+
+class TestDynamoDB(OnOurClock):
+    @pytest.fixture(autouse=True)
+    def markers(self, dynamodb: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
         without_configuration(monkeypatch)
-        endpoint, client = request.getfixturevalue("dynamodb")
-        table = f"table-{abs(hash(request.node.name))}"
-        make_table(client, table)
+        self.endpoint, client = dynamodb
+        self.table = f"table-{next(NUMBERS)}"
+        make_table(client, self.table)
 
-    def one_more() -> IdempotencyStore:
-        store: IdempotencyStore
-        match request.param:
-            case "memory":
-                store = shared
-            case "sqlite":
-                store = SqliteIdempotency(tmp_path / "done.db", **options)
-            case _:
-                store = DynamoDBIdempotency(table, region="eu-west-1", endpoint_url=endpoint, **options)
-        made.append(store)
-        return store
+    def connect(self) -> IdempotencyStore:
+        return DynamoDBIdempotency(self.table, region="eu-west-1", endpoint_url=self.endpoint, **self.options)
 
-    yield one_more
-    for store in made:
-        store.close()
-
-
-def test_a_key_is_begun_once_and_then_done(connect: Connect) -> None:
-    store, other = connect(), connect()
-    mine = store.begin("app/s/shard/1/0")
-    assert mine.state == "mine"
-    assert mine.token
-    assert other.begin("app/s/shard/1/0") == BUSY
-    assert other.begin("app/s/shard/2/0").state == "mine", "another key is another record"
-    store.finish("app/s/shard/1/0")
-    assert other.begin("app/s/shard/1/0") == DONE
-    assert store.begin("app/s/shard/1/0") == DONE
-
-
-def test_a_released_key_may_be_begun_at_once(connect: Connect) -> None:
-    store, other = connect(), connect()
-    store.release("key", store.begin("key").token)
-    assert other.begin("key").state == "mine"
-
-
-def test_only_its_own_marker_is_released(connect: Connect, hand: Hand) -> None:
-    """A handler that outlived its marker fails at last: it must not open the door that its successor has closed."""
-    store, other = connect(), connect()
-    late = store.begin("key")
-    hand.now_s += 61
-    assert other.begin("key").state == "mine"
-    store.release("key", late.token)
-    assert store.begin("key") == BUSY
-    other.finish("key")
-    store.release("key", late.token)
-    assert store.begin("key") == DONE
-
-
-def test_a_marker_in_progress_blocks_until_its_time_and_no_longer(connect: Connect, hand: Hand) -> None:
-    """As after a crash between the effect and the done marker."""
-    store = connect()
-    first = store.begin("key")
-    hand.now_s += 58
-    assert store.begin("key") == BUSY
-    hand.now_s += 3
-    second = store.begin("key")
-    assert second.state == "mine"
-    assert second.token != first.token
-    assert store.begin("key") == BUSY, "the new marker has a time of its own"
-
-
-def test_who_knows_its_end_says_how_long(connect: Connect, hand: Hand) -> None:
-    store = connect()
-    store.begin("key", for_s=5)
-    hand.now_s += 3
-    assert store.begin("key") == BUSY
-    hand.now_s += 3
-    assert store.begin("key").state == "mine"
-
-
-def test_done_is_remembered_for_its_time(connect: Connect, hand: Hand) -> None:
-    store = connect()
-    store.begin("key")
-    store.finish("key")
-    hand.now_s += 3598
-    assert store.begin("key") == DONE
-    hand.now_s += 4
-    assert store.begin("key").state == "mine"
-
-
-def test_whoever_finishes_it_is_done(connect: Connect, hand: Hand) -> None:
-    """The effect has been had, also by one that was late; also if the marker is gone."""
-    store, other = connect(), connect()
-    store.begin("key")
-    hand.now_s += 61
-    second = other.begin("key")
-    store.finish("key")
-    assert other.begin("key") == DONE
-    other.release("key", second.token)
-    assert other.begin("key") == DONE, "a failure after another's success takes nothing back"
-    store.finish("never begun")
-    assert store.begin("never begun") == DONE
-
-
-def test_a_closed_store_opens_anew(connect: Connect) -> None:
-    store = connect()
-    store.begin("key")
-    store.close()
-    store.close()
-    assert store.begin("key") == BUSY
-
-
-def test_keys_are_any_text(connect: Connect) -> None:
-    store = connect()
-    for key in ("a'b\"c", "ä/ö#ü \n", "x" * 1000):
-        assert store.begin(key).state == "mine"
-        assert store.begin(key) == BUSY
-
-
-def test_of_many_one_begins(connect: Connect) -> None:
-    """Eight threads with views of their own, ten keys: each key is given out once."""
-    stores = [connect() for _ in range(8)]
-    barrier = threading.Barrier(8)
-
-    def run(store: IdempotencyStore) -> list[str]:
-        barrier.wait()
-        return [key for key in map(str, range(10)) if store.begin(key).state == "mine"]
-
-    with ThreadPoolExecutor(8) as pool:
-        won = [key for keys in pool.map(run, stores) for key in keys]
-    assert sorted(won) == sorted(map(str, range(10)))
+    def unreachable(self) -> IdempotencyStore:
+        return DynamoDBIdempotency("nowhere", region="eu-west-1", endpoint_url="http://127.0.0.1:9")
 
 
 def test_expired_markers_are_swept(tmp_path: Path, hand: Hand) -> None:
@@ -194,14 +120,39 @@ def test_expired_markers_are_swept(tmp_path: Path, hand: Hand) -> None:
         for n in range(20):
             store.finish(f"old {n}")
     hand.now_s += 11
-    for n in range(SWEEP_EVERY):
-        memory.begin(f"new {n}")
-    assert len(memory._markers) == SWEEP_EVERY
-    sqlite._begun = SWEEP_EVERY - 1
+    memory.begin("new")
+    assert len(memory._markers) == 1
     sqlite.begin("new")
     assert sqlite._connection is not None
     assert sqlite._connection.execute("SELECT count(*) FROM idempotency").fetchone() == (1,)
     sqlite.close()
+
+
+def test_sweeps_are_rarer_the_more_there_is_to_look_at(tmp_path: Path, hand: Hand) -> None:
+    """A begin costs the same whether a thousand or ten million markers are kept."""
+    sqlite = SqliteIdempotency(tmp_path / "done.db", clock=hand)
+    sqlite.begin("first")
+    assert sqlite._connection is not None
+    rows = [(str(number), "", hand.now_s + 1000) for number in range(3 * SWEEP_EVERY)]
+    sqlite._connection.execute("PRAGMA synchronous=OFF")
+    sqlite._connection.execute("BEGIN")
+    sqlite._connection.executemany("INSERT INTO idempotency VALUES (?, ?, ?)", rows)
+    sqlite._connection.execute("COMMIT")
+    swept: list[str] = []
+    sqlite._connection.set_trace_callback(
+        lambda statement: swept.append(statement) if "<= " in statement and "DELETE" in statement else None
+    )
+    for _ in range(6 * SWEEP_EVERY):
+        sqlite.begin("first")
+    assert len(swept) == 2  # after 1,000 begins, and 3,001 begins later
+    sqlite.close()
+
+    memory = MemoryIdempotency(clock=hand)
+    sweeps = set()
+    for number in range(6 * SWEEP_EVERY):
+        memory.begin(str(number))
+        sweeps.add(memory._sweep_at)
+    assert sweeps == {1001, 2001, 4001, 8001}
 
 
 def _begin_all(path: str, won: Any) -> None:
@@ -246,7 +197,7 @@ def test_a_store_that_cannot_be_reached_says_what_to_do(tmp_path: Path, dynamodb
     with pytest.raises(StoreError, match="no directory"):
         SqliteIdempotency(tmp_path / "nowhere" / "done.db").begin("key")
     (tmp_path / "text.db").write_text("no database, however long one looks at it")
-    with pytest.raises(StoreError, match=r"text\.db.*not a database"):
+    with pytest.raises(StoreError, match=r"text\.db.*no SQLite database"):
         SqliteIdempotency(tmp_path / "text.db").begin("key")
     cases: list[tuple[type[StreamletError], str, Any]] = [
         (NotFound, "table 'missing': does not exist; create it", {"endpoint_url": dynamodb[0]}),
@@ -266,7 +217,6 @@ def test_ttl_gets_whole_seconds_and_the_row_tells_its_state(dynamodb: tuple[str,
     endpoint, client = dynamodb
     make_table(client, "rows")
     hand = Hand()
-    hand.now_s += 0.25
     store = DynamoDBIdempotency("rows", region="eu-west-1", endpoint_url=endpoint, clock=hand)
     token = store.begin("key").token
     item = client.get_item(TableName="rows", Key={"id": {"S": "key"}})["Item"]
@@ -275,3 +225,119 @@ def test_ttl_gets_whole_seconds_and_the_row_tells_its_state(dynamodb: tuple[str,
     item = client.get_item(TableName="rows", Key={"id": {"S": "key"}})["Item"]
     assert item == {"id": {"S": "key"}, "status": {"S": "COMPLETED"}, "expiration": {"N": "1700086401"}}
     store.close()
+
+
+def test_the_table_is_made_as_the_docstring_says(dynamodb: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands are copied from there into a shell."""
+    without_configuration(monkeypatch)
+    endpoint, client = dynamodb
+    told = inspect.getdoc(DynamoDBIdempotency) or ""
+    commands = re.findall(r"^ +aws (.+)$", told.replace("\\\n", " "), re.MULTILINE)
+    assert len(commands) == 2
+    environment = {**os.environ, "AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-1"}
+    environment |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_PAGER": ""}
+    # One process for all: to load the CLI takes longer than the calls.
+    words = [shlex.split(command) for command in commands]
+    code = f"from awscli.clidriver import create_clidriver as cli\nfor words in {words}: assert cli().main(words) == 0"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=60)
+    ttl = client.describe_time_to_live(TableName="my-markers")["TimeToLiveDescription"]
+    assert (ttl["AttributeName"], ttl["TimeToLiveStatus"]) == ("expiration", "ENABLED")
+    store = DynamoDBIdempotency("my-markers", region="eu-west-1", endpoint_url=endpoint)
+    assert store.begin("key").state == "mine"
+    store.finish("key")
+    assert store.begin("key").state == "done"
+    store.close()
+
+
+def test_a_service_that_does_not_tell_the_marker_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look-alikes that do not know ReturnValuesOnConditionCheckFailure refuse without the item: a done record would block its shard."""
+    without_configuration(monkeypatch)
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = b'{"__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException", "message": "failed"}'
+            self.send_response(400)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        store = DynamoDBIdempotency("table", region="eu-west-1", endpoint_url=f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(RequestRefused, match="does not tell which marker is there"):
+            store.begin("key")
+        store.close()
+        server.shutdown()
+
+
+def test_a_begin_whose_answer_was_lost_is_still_ours(dynamodb: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write is applied, its answer lost; the client writes again, and must not take its own marker for another's."""
+    without_configuration(monkeypatch)
+    endpoint, client = dynamodb
+    make_table(client, "lost")
+    answers: list[int] = []
+
+    class Losing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            request = urllib.request.Request(endpoint, body, dict(self.headers), method="POST")
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    status, said = answer.status, answer.read()
+            except urllib.error.HTTPError as error:
+                status, said = error.code, error.read()
+                error.close()
+            answers.append(status)
+            self.close_connection = True
+            if len(answers) > 1:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Losing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        store = DynamoDBIdempotency("lost", region="eu-west-1", endpoint_url=f"http://127.0.0.1:{server.server_port}")
+        assert store.begin("key").state == "mine"
+        assert store.begin("key").state == "busy"
+        store.close()
+        server.shutdown()
+    assert answers == [200, 200, 400]
+
+
+def test_a_file_that_cannot_be_used_is_told_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of the state file; a held lock costs no more than its time, and the store goes on afterwards."""
+    monkeypatch.setattr("streamlet.stores.sqlite.BUSY_TIMEOUT_S", 0.05)
+    with sqlite3.connect(tmp_path / "other.db") as connection:
+        connection.execute("CREATE TABLE idempotency (id TEXT, tenant TEXT)")
+    connection.close()
+    (tmp_path / "torn.db").write_bytes(b"SQLite format 3\0" + bytes(5000))
+    held = SqliteIdempotency(tmp_path / "held.db")
+    held.begin("before")
+    holder = sqlite3.connect(tmp_path / "held.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    stores = {
+        "it is a directory": SqliteIdempotency(tmp_path),
+        "cannot be written": SqliteIdempotency("/proc/done.db"),
+        "no SQLite database": SqliteIdempotency(tmp_path / "torn.db"),
+        "somebody else's": SqliteIdempotency(tmp_path / "other.db"),
+        "kept it locked for 0.05 s": SqliteIdempotency(tmp_path / "held.db"),
+    }
+    for text, store in stores.items():
+        with pytest.raises(StoreError, match=f"^idempotency file .*{text}"):
+            store.begin("key")
+    for call in (lambda: held.begin("key"), lambda: held.finish("before"), lambda: held.release("before", "token")):
+        with pytest.raises(StoreError, match="kept it locked"):
+            call()
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert held.begin("key").state == "mine"
+    held.close()
+    assert not (tmp_path / "held.db-wal").exists(), "the last one to close a file tidies up behind it"

@@ -104,6 +104,8 @@ def test_full_disk(tmp_path: Path) -> None:
     store._connection.execute("PRAGMA max_page_count = 4")
     with pytest.raises(StoreError, match="disk is full; free some space"):
         store.create(Lease(key="b", pending_state=b"x" * 100_000))
+    with pytest.raises(StoreError, match="disk is full; free some space"):  # SQLite has ended the transaction by itself
+        store.create_all([Lease(key=key, pending_state=b"x" * 3000) for key in "bcdefgh"])
     assert [lease.key for lease in store.scan()] == ["a"]
     store.close()
 
@@ -142,6 +144,7 @@ def test_commits_are_synced(tmp_path: Path) -> None:
     assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     store.close()
+    assert not (tmp_path / "a.db-wal").exists(), "the last one to close a file tidies up behind it"
 
 
 def test_a_killed_writer_leaves_what_it_was_told_is_written(tmp_path: Path) -> None:
