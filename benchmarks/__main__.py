@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.results import Results
 from benchmarks.sdk import SDKS
-from benchmarks.suite import BROKERS, CLIENT_WORKLOADS, FIXTURE, FULL, QUICK, Plan, choose, run
+from benchmarks.suite import BROKERS, CLIENT_WORKLOADS, FIXTURE, FULL, FUNCTION, QUICK, Plan, choose, run
 from benchmarks.workloads import WORKLOADS
 
 __all__ = ["main"]
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _plan(options: argparse.Namespace) -> Plan:
     plan = QUICK if options.quick else FULL
-    known = (*WORKLOADS, FIXTURE, *CLIENT_WORKLOADS)
+    known = (*WORKLOADS, FIXTURE, *CLIENT_WORKLOADS, FUNCTION)
     plan = replace(
         plan,
         brokers=() if options.brokers == ["none"] else choose(options.brokers, tuple(BROKERS), "broker"),
@@ -96,7 +96,7 @@ def _report(path: Path) -> int:
 
 def _list() -> int:
     sys.stdout.write(f"brokers: {', '.join(BROKERS)}\nclient libraries: {', '.join(SDKS)}\n")
-    sys.stdout.write(f"workloads: {', '.join((*WORKLOADS, FIXTURE, *CLIENT_WORKLOADS))}\n")
+    sys.stdout.write(f"workloads: {', '.join((*WORKLOADS, FIXTURE, *CLIENT_WORKLOADS, FUNCTION))}\n")
     return 0
 
 

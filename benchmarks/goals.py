@@ -11,6 +11,7 @@ from benchmarks.results import Results
 __all__ = ["GOALS", "Goal", "Verdict", "judge"]
 
 _OURS: Final = "streamlet"
+_IN_LAMBDA: Final = "lambda:streamlet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +99,8 @@ GOALS: Final = (
     Goal("in-process fixture, once imported", 20, False, " ms", _median("fixture_first_ms")),
     Goal("memory idle", 60, False, " MB", _median("idle_mb")),
     Goal("a million records of 1 KB in memory", 1.6, False, " GB", _median("million_gb")),
+    Goal("Lambda, event to records, CPU seconds per million", 2.2, False, " s", _median("lambda_records_cpu_us", _IN_LAMBDA)),
+    Goal("Lambda, start and first decode over `import asyncio`", 1.5, False, "x", _median("lambda_start_ratio", _IN_LAMBDA)),
+    Goal("Lambda, zip of the smallest function", 3, False, " MB", _median("lambda_zip_mb", _IN_LAMBDA)),
+    Goal("Lambda, zip with Parquet", 50, False, " MB", _median("lambda_zip_parquet_mb", _IN_LAMBDA)),
 )

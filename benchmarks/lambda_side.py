@@ -1,35 +1,37 @@
-"""What does the Lambda side cost? CPU of a warm invocation per record, and of a cold start beside `import asyncio`.
+"""What does the Lambda side cost? CPU of a warm invocation per record, CPU of a cold start beside `import asyncio`, sizes of the zips.
 
-    python -m benchmarks.lambda_side
-
-Records of 1 KB, batches of 500, as dicts (Lambda's client has parsed the JSON before the handler is called). The least of several
-rounds: whatever else the machine does can only add. Powertools is measured where it is installed. The cold start is that of the zip
-of examples/lambda_minimal (a package index is needed): a development environment has more packages, which msgspec looks for.
+Warm invocations run in a process of their own (clients/lambda_calls.py). The cold start is that of the zip of examples/lambda_minimal,
+compiled, with nothing else on the path: a development environment has more packages, which msgspec looks for. Both kinds of start are
+taken in turns, and compared by their medians.
 """
 
 from __future__ import annotations
 
-import base64
 import compileall
-import os
+import platform
 import resource
+import statistics
 import subprocess
 import sys
-import tempfile
-import time
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from streamlet import App, MemoryIdempotency, Record
-from streamlet.codecs.json import decoder_for
-from streamlet.runtimes.lambda_events import records_of
+from benchmarks.environments import CACHE, ROOT, Unavailable, venv
+from benchmarks.sdk import json_of
+from benchmarks.wire import BadAnswer
 
-BUILD_ZIP = Path(__file__).parents[1] / "examples" / "lambda_minimal" / "build_zip.py"
-BATCH, RECORD_BYTES, ROUNDS, CALLS, STARTS = 500, 1024, 7, 20, 25
+__all__ = ["LAMBDA", "LAMBDA_TARGETS", "Function"]
 
-FIRST_DECODE = """
+LAMBDA: Final = "lambda:"  # before the name of what runs in a function
+_CALLS: Final = Path(__file__).parent / "clients" / "lambda_calls.py"
+_BUILD_ZIP: Final = ROOT / "examples" / "lambda_minimal" / "build_zip.py"
+_POWERTOOLS: Final = ("aws-lambda-powertools==3.37.0",)
+_STARTS: Final = 15
+_TIMEOUT_S: Final = 300.0
+_FIRST_DECODE: Final = """
 from streamlet import App
 app = App("a")
 @app.on_record("s")
@@ -40,106 +42,77 @@ assert app.lambda_handler({"Records": [record]}, None) == {"batchItemFailures": 
 """
 
 
-def event() -> dict[str, Any]:
-    first = 49590338271490256608559692538361571095921575989136588898
+@dataclass(frozen=True, slots=True)
+class Function:
+    """What runs in a function: `setup(cache)` installs it (raises Unavailable), `measure(cache)` is one round (raises BadAnswer)."""
+
+    setup: Callable[[Path], Any]
+    measure: Callable[[Path], dict[str, float]]
+    versions: dict[str, str]
+
+
+def _ours(cache: Path) -> dict[str, float]:
+    folder = cache / "lambda"
+    warm: dict[str, float] = json_of([sys.executable, str(_CALLS), "streamlet"], str(cache))
+    asyncio_ms, first_ms = _starts(["import asyncio", _FIRST_DECODE], folder / "tree")
     return {
-        "Records": [
-            {
-                "kinesis": {
-                    "kinesisSchemaVersion": "1.0",
-                    "partitionKey": f"customer-{n % 50}",
-                    "sequenceNumber": str(first + n),
-                    "data": base64.b64encode(os.urandom(RECORD_BYTES)).decode(),
-                    "approximateArrivalTimestamp": 1545084650.987,
-                },
-                "eventSource": "aws:kinesis",
-                "eventVersion": "1.0",
-                "eventID": f"shardId-000000000000:{first + n}",
-                "eventName": "aws:kinesis:record",
-                "invokeIdentityArn": "arn:aws:iam::123456789012:role/lambda-role",
-                "awsRegion": "us-east-1",
-                "eventSourceARN": "arn:aws:kinesis:us-east-1:123456789012:stream/orders",
-            }
-            for n in range(BATCH)
-        ]
+        **warm,
+        "lambda_asyncio_ms": asyncio_ms,
+        "lambda_start_ms": first_ms,
+        "lambda_start_ratio": first_ms / asyncio_ms,
+        "lambda_zip_mb": (folder / "function.zip").stat().st_size / 1e6,
+        "lambda_zip_parquet_mb": (folder / "parquet.zip").stat().st_size / 1e6,
     }
 
 
-def cpu_us_per_record(call: Callable[[], Any]) -> float:
-    """Microseconds, which is also seconds per million."""
-    least = float("inf")
-    for _ in range(ROUNDS):
-        begun = time.process_time()
-        for _ in range(CALLS):
-            call()
-        least = min(least, (time.process_time() - begun) / CALLS / BATCH * 1e6)
-    return least
+def _powertools(cache: Path) -> dict[str, float]:
+    found: dict[str, float] = json_of([str(_python(cache)), str(_CALLS), "powertools"], str(cache))
+    return found
 
 
-def cpu_ms(codes: list[str], tree: str) -> list[float]:
-    """Of a new interpreter that runs each code with nothing but `tree` on its path; the least of many, taken in turns."""
-    least = [float("inf")] * len(codes)
-    for _ in range(STARTS):
+def _python(cache: Path) -> Path:
+    return venv(cache, "lambda-powertools", _POWERTOOLS) / "python"
+
+
+def _build(cache: Path) -> None:
+    """Both zips of this tree, as it is now, and the smaller one unpacked."""
+    folder = cache / "lambda"
+    folder.mkdir(parents=True, exist_ok=True)
+    runtime = ["--python", f"{sys.version_info.major}.{sys.version_info.minor}"]
+    runtime += ["--architecture", "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64"]
+    for name, options in (("function.zip", []), ("parquet.zip", ["--parquet"])):
+        command = [sys.executable, str(_BUILD_ZIP), "--out", str(folder / name), *runtime, *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        if done.returncode != 0:
+            raise Unavailable(f"the zip could not be built: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
+    with zipfile.ZipFile(folder / "function.zip") as archive:
+        archive.extractall(folder / "tree")
+    compileall.compile_dir(folder / "tree", quiet=1)
+
+
+def _starts(codes: list[str], tree: Path) -> list[float]:
+    """CPU milliseconds of a new interpreter that runs each code with nothing but `tree` on its path; medians of starts in turns."""
+    took: list[list[float]] = [[] for _ in codes]
+    for _ in range(_STARTS):
         for place, code in enumerate(codes):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {tree!r})\n{code}"], check=True)
+            command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(tree)!r})\n{code}"]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+            if done.returncode != 0:
+                raise BadAnswer((done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1])
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            least[place] = min(least[place], (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e3)
-    return least
+            took[place].append((after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1e3)
+    return [statistics.median(values) for values in took]
 
 
-async def later(record: Record) -> None:
-    pass
-
-
-def at_once(record: Record) -> None:
-    pass
-
-
-def main() -> None:
-    given, decoder = event(), decoder_for(None)
-    rows: list[tuple[str, Callable[[], Any]]] = [
-        ("event to records", lambda: records_of(given["Records"], "orders", "shardId-000000000000", decoder))
-    ]
-
-    def app(kind: str, handler: Any, **options: Any) -> Callable[[], Any]:
-        made = App("bench")
-        getattr(made, kind)("orders", **options)(handler)
-        return lambda: made.lambda_handler(given, None)
-
-    rows += [
-        ("on_batch", app("on_batch", lambda batch: None)),
-        ("on_record", app("on_record", at_once)),
-        ("on_record, async", app("on_record", later)),
-        ("on_record, async, concurrency=10", app("on_record", later, concurrency=10)),
-        ("on_record, all spared by a MemoryIdempotency", app("on_record", at_once, idempotency=MemoryIdempotency())),
-    ]
-    try:
-        from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
-    except ImportError:
-        print("Powertools is not installed")
-    else:
-        processor = BatchProcessor(event_type=EventType.KinesisDataStreams)
-        handler: Any = lambda record: record.kinesis.data_as_bytes()  # noqa: E731
-        context: Any = object()
-        rows.append(
-            (
-                "Powertools' BatchProcessor, data_as_bytes",
-                lambda: process_partial_response(event=given, record_handler=handler, processor=processor, context=context),
-            )
-        )
-    for name, call in rows:
-        print(f"{name:50} {cpu_us_per_record(call):6.2f} CPU-s per million records")
-    with tempfile.TemporaryDirectory() as folder:
-        python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        subprocess.run([sys.executable, str(BUILD_ZIP), "--out", f"{folder}/function.zip", "--python", python], check=True)
-        with zipfile.ZipFile(f"{folder}/function.zip") as archive:
-            archive.extractall(f"{folder}/tree")
-        compileall.compile_dir(f"{folder}/tree", quiet=1)  # the least of many starts finds compiled files anyway
-        asyncio_ms, first_ms = cpu_ms(["import asyncio", FIRST_DECODE], f"{folder}/tree")
-    print(f"{'import asyncio':50} {asyncio_ms:6.1f} ms")
-    print(f"{'import streamlet and a first decode':50} {first_ms:6.1f} ms, {first_ms / asyncio_ms:.2f} of it")
+LAMBDA_TARGETS: Final = {
+    f"{LAMBDA}streamlet": Function(_build, _ours, {}),
+    f"{LAMBDA}powertools": Function(_python, _powertools, dict(requirement.split("==") for requirement in _POWERTOOLS)),
+}
 
 
 if __name__ == "__main__":
-    main()
+    for target, function in LAMBDA_TARGETS.items():
+        function.setup(CACHE)
+        for metric, value in function.measure(CACHE).items():
+            print(f"{target:20} {metric:26} {value:8.2f}")

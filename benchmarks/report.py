@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.goals import judge
+from benchmarks.lambda_side import LAMBDA_TARGETS
 from benchmarks.results import CLIENT, METRICS, Metric, Results
 from benchmarks.sdk import SDKS
 from benchmarks.suite import BROKERS
@@ -94,7 +95,7 @@ def _group(results: Results, group: str) -> list[str]:
     rows = [metric for metric in METRICS.values() if metric.group == group and results.targets(metric.name)]
     if not rows:
         return []
-    order = [*BROKERS, *(CLIENT + name for name in SDKS)]
+    order = [*BROKERS, *(CLIENT + name for name in SDKS), *LAMBDA_TARGETS]
     targets = [target for target in order if any(target in results.targets(metric.name) for metric in rows)]
     body = [[metric.title, *(cell(results, metric, target) for target in targets)] for metric in rows]
     return [f"## {group}", "", *_table(["", *targets], body), ""]

@@ -51,6 +51,7 @@ _WALL: Final = "Throughput as it was seen, records/s (both sides share the machi
 _TIME: Final = "Latency on one connection, ms"
 _SIZE: Final = "Start and memory"
 _SDK: Final = "Client libraries: CPU of the client, microseconds per record (= CPU seconds per million)"
+_FUNCTION: Final = "In Lambda: CPU, microseconds per record of 1 KB in batches of 500 (= CPU seconds per million); starts and zips"
 _GENERATOR: Final = "Was the generator the limit? Its CPU seconds per second; near 1 the throughput is its own"
 
 METRICS: Final = {
@@ -85,6 +86,17 @@ METRICS: Final = {
         Metric("produce_rate", "produce, records/s", "/s", _SDK, 0),
         Metric("consume_stub_cpu_us", "(the stub's own CPU while it is consumed from)", "us", _SDK),
         Metric("produce_stub_cpu_us", "(the stub's own CPU while it is produced to)", "us", _SDK),
+        Metric("lambda_records_cpu_us", "event to records", "us", _FUNCTION, 2),
+        Metric("lambda_on_batch_cpu_us", "an invocation, on_batch", "us", _FUNCTION, 2),
+        Metric("lambda_on_record_cpu_us", "an invocation, on_record that reads the bytes", "us", _FUNCTION, 2),
+        Metric("lambda_async_cpu_us", "on_record, async", "us", _FUNCTION, 2),
+        Metric("lambda_concurrent_cpu_us", "on_record, async, concurrency=10", "us", _FUNCTION, 2),
+        Metric("lambda_spared_cpu_us", "on_record, all spared by a MemoryIdempotency", "us", _FUNCTION, 2),
+        Metric("lambda_start_ms", "a new process: import and a first decode, CPU ms", "ms", _FUNCTION, 0),
+        Metric("lambda_asyncio_ms", "a new process: `import asyncio`, CPU ms", "ms", _FUNCTION, 0),
+        Metric("lambda_start_ratio", "the former over the latter", "", _FUNCTION, 2),
+        Metric("lambda_zip_mb", "zip of the smallest function, MB", "MB", _FUNCTION, 2),
+        Metric("lambda_zip_parquet_mb", "zip with Parquet, MB", "MB", _FUNCTION),
         Metric("put_record_64_generator_busy", "PutRecord, 64 connections", "", _GENERATOR, 2),
         Metric("put_records_generator_busy", "PutRecords, 4 connections", "", _GENERATOR, 2),
         Metric("put_records_64_generator_busy", "PutRecords, 64 connections", "", _GENERATOR, 2),

@@ -19,7 +19,7 @@ from benchmarks.environments import CACHE, ROOT, venv
 from benchmarks.peers import python_command, run
 from benchmarks.wire import BadAnswer
 
-__all__ = ["SDKS", "Sdk", "measure", "measure_fixture"]
+__all__ = ["SDKS", "Sdk", "json_of", "measure", "measure_fixture"]
 
 _TIMEOUT_S: Final = 300.0
 _US: Final = 1e6
@@ -78,7 +78,7 @@ def measure(sdk: Sdk, what: str, records: int, cache: Path = CACHE) -> dict[str,
     with tempfile.TemporaryDirectory(prefix="run-stub-", dir=cache) as scratch:
         with run("stub", python_command("benchmarks.stub", str(records)), Path(scratch)) as stub:
             before = stub.cpu_s()
-            result = _json_of([python, str(_PROGRAMS / sdk.program), what, stub.endpoint_url, str(records)], scratch)
+            result = json_of([python, str(_PROGRAMS / sdk.program), what, stub.endpoint_url, str(records)], scratch)
             stub_cpu_s = stub.cpu_s() - before
     return {
         f"{what}_cpu_us": result["cpu_s"] / result["records"] * _US,
@@ -90,11 +90,12 @@ def measure(sdk: Sdk, what: str, records: int, cache: Path = CACHE) -> dict[str,
 def measure_fixture(cache: Path = CACHE) -> dict[str, float]:
     """Milliseconds until `Broker.in_thread` has a broker with a stream of 4 shards, once imported, in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="run-fixture-", dir=cache) as scratch:
-        result = _json_of([sys.executable, "-c", _FIXTURE], scratch)
+        result = json_of([sys.executable, "-c", _FIXTURE], scratch)
     return {"fixture_first_ms": result["first"], "fixture_ms": result["median"]}
 
 
-def _json_of(command: list[str], scratch: str) -> Any:
+def json_of(command: list[str], scratch: str) -> Any:
+    """The last line that a program of the benchmark writes. Raises BadAnswer when it fails. Ours has this tree on its path."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHON"))}
     # The client's own configuration files, if a person has some, must not play a part.
     nothing = {"AWS_CONFIG_FILE": f"{scratch}/none", "AWS_SHARED_CREDENTIALS_FILE": f"{scratch}/none", "AWS_EC2_METADATA_DISABLED": "true"}

@@ -16,19 +16,21 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from benchmarks.environments import CACHE, Unavailable
+from benchmarks.lambda_side import LAMBDA_TARGETS
 from benchmarks.peers import PEERS, Peer, python_command
 from benchmarks.results import CLIENT, Results, machine
 from benchmarks.sdk import SDKS, measure, measure_fixture
 from benchmarks.wire import BadAnswer
 from benchmarks.workloads import WORKLOADS, Pace, Session
 
-__all__ = ["BROKERS", "CLIENT_WORKLOADS", "FULL", "QUICK", "Plan", "choose", "rotated", "run"]
+__all__ = ["BROKERS", "CLIENT_WORKLOADS", "FIXTURE", "FULL", "FUNCTION", "QUICK", "Plan", "choose", "rotated", "run"]
 
 T = TypeVar("T")
 
 BROKERS: Final = {**PEERS, "constant": Peer("constant", lambda _cache: lambda _scratch: python_command("benchmarks.constant"))}
 CLIENT_WORKLOADS: Final = ("consume", "produce")
 FIXTURE: Final = "fixture"
+FUNCTION: Final = "lambda"
 _WHAT_FAILS: Final = (BadAnswer, OSError, KeyError, ValueError, TimeoutError)
 
 
@@ -38,7 +40,7 @@ class Plan:
 
     brokers: tuple[str, ...] = tuple(BROKERS)
     sdks: tuple[str, ...] = tuple(SDKS)
-    workloads: tuple[str, ...] = (*WORKLOADS, FIXTURE, *CLIENT_WORKLOADS)
+    workloads: tuple[str, ...] = (*WORKLOADS, FIXTURE, *CLIENT_WORKLOADS, FUNCTION)
     rounds: int = 5
     minutes: float = 25.0
     sdk_records: int = 100_000
@@ -111,6 +113,17 @@ def _set_up(plan: Plan, results: Results, cache: Path) -> list[tuple[str, Callab
                 _skip(results, CLIENT + name, error.reason)
             else:
                 targets.append((CLIENT + name, lambda _turn, name=name: _sdk(plan, results, name, cache)))  # type: ignore[misc]
+    if FUNCTION in plan.workloads:
+        for name, function in LAMBDA_TARGETS.items():
+            _tell(f"setting up {name}")
+            try:
+                function.setup(cache)
+            except Unavailable as error:
+                _skip(results, name, error.reason)
+            else:
+                results.versions[name] = function.versions
+                measure_it = lambda function=function: function.measure(cache)  # noqa: E731
+                targets.append((name, lambda _turn, name=name, it=measure_it: _guarded(results, name, FUNCTION, it)))  # type: ignore[misc]
     return targets
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from streamlet.producer import Producer
     from streamlet.runtimes.consumer import Consumer
     from streamlet.runtimes.lambda_context import LambdaContext, lambda_context
+    from streamlet.runtimes.worker import Worker, WorkerOptions
     from streamlet.sinks.parquet import ParquetSink
     from streamlet.stores.idempotency import MemoryIdempotency
     from streamlet.stores.idempotency_dynamodb import DynamoDBIdempotency
@@ -73,6 +74,8 @@ __all__ = [
     "StreamletError",
     "UsageError",
     "Window",
+    "Worker",
+    "WorkerOptions",
     "lambda_context",
 ]
 
@@ -93,6 +96,8 @@ _LAZY = {
     "SqliteIdempotency": "streamlet.stores.idempotency_sqlite",
     "SqsDestination": "streamlet.destinations.sqs",
     "Window": "streamlet.model.window",
+    "Worker": "streamlet.runtimes.worker",
+    "WorkerOptions": "streamlet.runtimes.worker",
     "lambda_context": "streamlet.runtimes.lambda_context",
 }
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from streamlet.codecs.json import decoder_for
 from streamlet.errors import ConfigurationError, HandlerError, StreamletError
 from streamlet.model.record import Record
-from streamlet.ports import IdempotencyStore, Sink
+from streamlet.ports import IdempotencyStore, LeaseStore, Sink
 from streamlet.spec import ConsumerSpec, EventSourceMapping, Kind, ObjectSpec, check_stream_name
 
 __all__ = ["App"]
@@ -23,15 +23,6 @@ __all__ = ["App"]
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[["App"], AsyncIterator[None]]
 
-_OVERRIDES: Mapping[str, type] = {
-    "batch_size": int,
-    "batching_window_s": float,
-    "parallelization_factor": int,
-    "starting_position": str,
-    "starting_position_timestamp": float,
-    "maximum_retry_attempts": int,
-    "maximum_record_age_s": float,
-}
 _TAKES: Mapping[str, tuple[str, ...]] = {"record": ("record",), "batch": ("batch",), "window": ("batch", "state"), "s3": ("object",)}
 _WITH: Mapping[str, str] = {"record": "one record", "batch": "one batch", "window": "a batch and a state", "s3": "one object"}
 
@@ -82,27 +73,34 @@ class App:
         With a sink it returns a row, a list of rows, or None.
 
         `concurrency` records of a batch run at once, those of one partition key always one after the other: async handlers as
-        tasks, others on threads (a worker has eight). A key stops at its first failure, the others go on to the end of the
+        tasks, others on threads (a worker has 64, or more if one shard asks for more). A key stops at its first failure, the others go on to the end of the
         batch. What succeeded behind the failed record is not run again by this worker; in Lambda, and after a crash, it is.
 
         `idempotency` (a MemoryIdempotency, SqliteIdempotency or DynamoDBIdempotency) spares what was done before, wherever it
         was done. A record is known by its place in the stream, or by the text that `idempotency_key(record)` returns. Its
         effect is had at most once while its marker lives, with one exception: where the process dies between the effect and
-        the marker's "done", the record blocks until the marker is too old, and then runs again."""
+        the marker's "done", or a handler takes longer than the store's `in_progress_s` (60 s unless told otherwise), the record
+        blocks until the marker is too old, and then runs again. A record of which no key can be made has failed."""
         return self._register("record", stream, decode, sink, mapping, options, concurrency, idempotency, idempotency_key)
 
     def on_batch(
         self, stream: str, *, decode: Any = None, sink: Sink | None = None, mapping: EventSourceMapping | None = None, **options: Any
     ) -> Callable[[F], F]:
         """Call the handler with a Batch. What it raises is the whole batch's failure, unless it raises RecordFailed(record).
-        With a sink it returns one item per record, in order: a row, a list of rows, or None."""
+        With a sink it returns one item per record, in order: a row, a list of rows, or None.
+
+        Handlers see what is in KPL aggregates, while the mapping counts records of the stream, as AWS does: a batch may be longer than
+        `batch_size`, and an aggregate of which one record fails comes again as a whole."""
         return self._register("batch", stream, decode, sink, mapping, options)
 
     def on_window(self, stream: str, *, decode: Any = None, mapping: EventSourceMapping | None = None, **options: Any) -> Callable[[F], F]:
         """Call the handler with a Batch and a state, in tumbling windows of `tumbling_window_s` seconds per shard (by arrival).
 
         It returns the state of its next call in the window: JSON, up to 1 MB, `{}` at first. `batch.window` tells which window,
-        and whether this is its last call, where what was summed up is written away. A crash begins the window anew."""
+        and whether this is its last call, where what was summed up is written away. A crash begins the window anew.
+
+        What it raises is the whole call's failure, and the next one gets the same state, unless it raises
+        RecordFailed(record, state=...): then the records before that one are done, and the state is what they led to."""
         return self._register("window", stream, decode, None, mapping, options)
 
     def on_s3(self, bucket: str) -> Callable[[F], F]:
@@ -127,8 +125,10 @@ class App:
     def lifespan(self, function: Lifespan) -> Lifespan:
         """Register what runs around the handlers: an async generator function that takes the app and yields once.
 
-        Up to the yield it runs before the first record (in Lambda: once per execution environment), after it when the worker
-        has drained."""
+        Up to the yield it runs before the first record, after it when the worker has drained. In Lambda: once per execution environment;
+        if it raises there, the invocation fails, and the next one begins it again. What is after the yield runs there only if you ask: Lambda
+        sends SIGTERM to a function that has an extension, and with Python 3.12 or later `signal.signal(signal.SIGTERM, lambda *_: app.close())`
+        takes it."""
         if not inspect.isasyncgenfunction(function):
             raise HandlerError(f"@app.lifespan needs an async generator function (async def … yield), not {function!r}")
         self._lifespan = function
@@ -181,7 +181,7 @@ class App:
         if kind == "record":
             concurrency = _concurrency(os.environ.get("STREAMLET_CONCURRENCY"), concurrency)
         _check_idempotency(idempotency, idempotency_key, sink)
-        settled = _overridden(EventSourceMapping.of(mapping, options), os.environ)
+        settled = EventSourceMapping.of(mapping, options).overridden(os.environ)
         if sink is not None and settled.parallelization_factor > 1:
             raise ConfigurationError(
                 f"parallelization_factor={settled.parallelization_factor} with a sink: its files hold one range after the other of a shard, so "
@@ -231,15 +231,36 @@ class App:
 
     def lambda_handler(self, event: Any, context: Any = None) -> Any:
         """The function that Lambda calls: a Kinesis event in, `batchItemFailures` out; or an S3 event. Deploy the mapping with
-        FunctionResponseTypes: [ReportBatchItemFailures]."""
+        FunctionResponseTypes: [ReportBatchItemFailures].
+
+        Raises what a batch handler raised; HandlerError for an event of another source; ConfigurationError for a stream or bucket that has
+        no handler; UsageError inside an event loop (call it with `await asyncio.to_thread(app.lambda_handler, event, context)`), and
+        while another thread is in it."""
         if self._lambda is None:
             from streamlet.runtimes.aws_lambda import LambdaRuntime
 
             self._lambda = LambdaRuntime(self)
         return self._lambda(event, context)
 
-    def run(self, *, endpoint_url: str | None = None, region: str | None = None, state: str | None = None, **options: Any) -> None:
-        """Run as a worker until SIGTERM or SIGINT, then drain. Options: those of `streamlet run`, and `listeners`.
+    def close(self) -> None:
+        """Close what `lambda_handler` has opened: leave the lifespan, close idempotency stores, threads and the event loop. For tests and
+        scripts that call it; Lambda does not. A second call does nothing, and a `lambda_handler` that is called afterwards begins anew.
+        Raises UsageError inside an event loop, and while an invocation is under way."""
+        if self._lambda is not None:
+            with self._lambda.alone("close"):
+                runtime, self._lambda = self._lambda, None
+                runtime.close()
+
+    def run(
+        self,
+        *,
+        endpoint_url: str | None = None,
+        region: str | None = None,
+        state: str | Callable[[str], LeaseStore] | None = None,
+        **options: Any,
+    ) -> None:
+        """Run as a worker until SIGTERM or SIGINT, then drain. SIGUSR1 pauses it, SIGUSR2 resumes it. Options: those of
+        `WorkerOptions`. To pause it from within the program, or one stream of it, run a `streamlet.Worker`.
 
         Raises what stopped a shard, once the others have drained. Events go to the logger `streamlet` unless `listeners` says
         otherwise."""
@@ -294,8 +315,8 @@ def _check_idempotency(store: Any, key: Any, sink: Any) -> None:
         return
     if inspect.isclass(store) or not callable(getattr(store, "begin", None)):
         raise ConfigurationError(f"idempotency={store!r} is no store; use for instance DynamoDBIdempotency('my-table')")
-    if key is not None and not callable(key):
-        raise ConfigurationError(f"idempotency_key={key!r}: must be a function that takes the record and returns text")
+    if key is not None and (not callable(key) or inspect.iscoroutinefunction(key)):
+        raise ConfigurationError(f"idempotency_key={key!r}: must be a plain function that takes the record and returns text")
     if sink is not None:
         raise ConfigurationError(
             "idempotency= with a sink: of a record that is spared there is no row, so its row would be lost. A sink alone lands each row once"
@@ -310,25 +331,3 @@ def _margin(value: Any) -> float:
     if isinstance(value, bool) or not 0 <= margin_s <= 900:
         raise ConfigurationError(f"deadline_margin_s={value!r}: must be a number of seconds from 0 to 900")
     return margin_s
-
-
-def _overridden(mapping: EventSourceMapping, environ: Mapping[str, str]) -> EventSourceMapping:
-    changes: dict[str, Any] = {}
-    for field, kind in _OVERRIDES.items():
-        name = f"STREAMLET_{field.upper()}"
-        if name in environ:
-            try:
-                changes[field] = kind(environ[name])
-            except ValueError:
-                raise ConfigurationError(f"{name}={environ[name]!r} in the environment: must be of type {kind.__name__}") from None
-    flag = environ.get("STREAMLET_BISECT_BATCH_ON_FUNCTION_ERROR")
-    if flag is not None:
-        if flag.lower() not in {"true", "false", "1", "0"}:
-            raise ConfigurationError(f"STREAMLET_BISECT_BATCH_ON_FUNCTION_ERROR={flag!r} in the environment: use true or false")
-        changes["bisect_batch_on_function_error"] = flag.lower() in {"true", "1"}
-    if not changes:
-        return mapping
-    if changes.get("starting_position", "AT_TIMESTAMP") != "AT_TIMESTAMP":
-        changes.setdefault("starting_position_timestamp", None)
-    fields = {field: getattr(mapping, field) for field in mapping.__struct_fields__}
-    return EventSourceMapping(**{**fields, **changes})

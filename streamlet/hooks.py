@@ -24,11 +24,15 @@ __all__ = [
     "LeaseTaken",
     "LeaseWentAway",
     "Listener",
+    "Paused",
+    "Pausing",
     "RangeCommitted",
     "RangePrepared",
     "RecordsFiltered",
     "RecordsGivenUp",
+    "RecordsRead",
     "RecordsTrimmed",
+    "Resumed",
     "ShardEnded",
     "ShardStopped",
     "Trouble",
@@ -59,6 +63,12 @@ class LeaseReleased(Event, frozen=True, kw_only=True):
     """This worker gave the shard back in good order."""
 
     checkpoint: str
+
+
+class RecordsRead(Event, frozen=True, kw_only=True):
+    """A read brought records."""
+
+    records: int
 
 
 class BatchSettled(Event, frozen=True, kw_only=True):
@@ -151,6 +161,18 @@ class Trouble(Event, frozen=True, kw_only=True):
 
     what: str
     error: str
+
+
+class Pausing(Event, frozen=True, kw_only=True):
+    """The consumer was paused; the calls in hand are finished."""
+
+
+class Paused(Event, frozen=True, kw_only=True):
+    """No handler runs, and none will until the consumer is resumed."""
+
+
+class Resumed(Event, frozen=True, kw_only=True):
+    """The consumer goes on after a pause, with what comes next."""
 
 
 class Draining(Event, frozen=True, kw_only=True):

@@ -16,10 +16,23 @@ from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON
 from streamlet.model.record import Record
 from streamlet.ports import Destination, IdempotencyStore, Sink, StartingPosition
 
-__all__ = ["Application", "ConsumerSpec", "EventSourceMapping", "Kind", "ObjectSpec", "check_stream_name"]
+__all__ = ["Application", "ConsumerSpec", "EventSourceMapping", "Kind", "LambdaApplication", "ObjectSpec", "check_stream_name"]
 
 StartingPositionName = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
 Kind = Literal["record", "batch", "deliver", "window"]
+# What STREAMLET_<NAME> in the environment may override: a deployment's options without a new build.
+_OVERRIDES: Mapping[str, type] = {
+    "batch_size": int,
+    "batching_window_s": float,
+    "parallelization_factor": int,
+    "starting_position": str,
+    "starting_position_timestamp": float,
+    "maximum_retry_attempts": int,
+    "maximum_record_age_s": float,
+    "bisect_batch_on_function_error": bool,
+    "enabled": bool,
+}
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
 _SENTINELS = {"TRIM_HORIZON": TRIM_HORIZON, "LATEST": LATEST, "AT_TIMESTAMP": AT_TIMESTAMP}
 
 
@@ -35,7 +48,7 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     parallelization_factor          1-10 batches of a shard at once; order is kept per partition key. Not with a sink
     starting_position               for shards without a checkpoint. LATEST begins where the first read finds the tip: on a shard
                                     where nothing has come yet, a worker that starts anew begins at its own tip
-    starting_position_timestamp     epoch seconds, with AT_TIMESTAMP only
+    starting_position_timestamp     epoch seconds, with AT_TIMESTAMP only. One in the future is refused when the worker begins
     maximum_retry_attempts          -1 (for ever) … 10,000; N means N + 1 attempts
     maximum_record_age_s            -1 (no limit), or 60 … 604,800
     bisect_batch_on_function_error  split a failing batch in two until the failing record stands alone
@@ -43,6 +56,7 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     filters                         up to five patterns of Lambda's filter criteria, JSON text or dicts, on the payload's JSON:
                                     {"data": {"kind": ["order"]}}. A record that passes none is done, and goes nowhere
     on_failure                      where records go that were given up; None drops them, loudly
+    enabled                         False: a worker begins paused there, and takes no shard until it is resumed
     """
 
     batch_size: int = 100
@@ -56,6 +70,7 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
     tumbling_window_s: int = 0
     filters: Sequence[str | Mapping[str, Any]] = ()
     on_failure: Destination | None = None
+    enabled: bool = True
 
     def __post_init__(self) -> None:
         self._within("batch_size", 1, 10_000, whole=True)
@@ -68,10 +83,11 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
         if (self.starting_position == "AT_TIMESTAMP") != (self.starting_position_timestamp is not None):
             raise ConfigurationError("starting_position='AT_TIMESTAMP' and starting_position_timestamp go together; give both or neither")
         at = self.starting_position_timestamp
-        if at is not None and (isinstance(at, bool) or not isinstance(at, int | float) or at < 0):
+        if at is not None and (isinstance(at, bool) or not isinstance(at, int | float) or not at >= 0):
             raise ConfigurationError(f"starting_position_timestamp={at!r}: must be a number of seconds since 1970, as time.time() gives it")
-        if not isinstance(self.bisect_batch_on_function_error, bool):
-            raise ConfigurationError(f"bisect_batch_on_function_error={self.bisect_batch_on_function_error!r}: must be True or False")
+        for name in ("bisect_batch_on_function_error", "enabled"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"{name}={getattr(self, name)!r}: must be True or False")
         self._within("maximum_retry_attempts", -1, 10_000, whole=True)
         if self.maximum_record_age_s != -1:
             self._within("maximum_record_age_s", 60, 604_800)
@@ -116,6 +132,36 @@ class EventSourceMapping(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigurationError(f"mapping= and {', '.join(options)}= both set options of the mapping; use one of the two ways")
         return mapping if mapping is not None else cls(**options)
 
+    def overridden(self, environ: Mapping[str, str]) -> EventSourceMapping:
+        """With what the environment overrides, as STREAMLET_BATCH_SIZE. Raises ConfigurationError, with the variable's name."""
+        changes: dict[str, Any] = {}
+        for field, kind in _OVERRIDES.items():
+            name = f"STREAMLET_{field.upper()}"
+            text = environ.get(name)
+            if text is None:
+                continue
+            try:
+                changes[field] = _FLAGS[text.lower()] if kind is bool else kind(text)
+            except (KeyError, ValueError):
+                must = "use true or false" if kind is bool else f"must be of type {kind.__name__}"
+                raise ConfigurationError(f"{name}={text!r} in the environment: {must}") from None
+        if not changes:
+            return self
+        if changes.get("starting_position", "AT_TIMESTAMP") != "AT_TIMESTAMP":
+            changes.setdefault("starting_position_timestamp", None)
+        fields = {field: getattr(self, field) for field in self.__struct_fields__}
+        return EventSourceMapping(**{**fields, **changes})
+
+    def check_start(self, now_s: float) -> None:
+        """Raises ConfigurationError if it is to begin in the future, as AWS does. `now_s`, epoch seconds, is the time of whoever runs it:
+        virtual in a test."""
+        at_s = self.starting_position_timestamp
+        if at_s is not None and at_s > now_s:
+            raise ConfigurationError(
+                f"starting_position_timestamp={at_s:.15g} is {at_s - now_s:,.3f} s in the future: give a time that has passed, "
+                "or LATEST to begin now"
+            )
+
     @property
     def policy(self) -> FailurePolicy:
         """The part of it that the failure machine reads."""
@@ -148,7 +194,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """One registered handler with all that a runtime needs to run it.
 
     Of a handler of records: `concurrency` records of different keys at once; `idempotency` spares those whose effect was had,
-    under `idempotency_key`, or their position in the stream.
+    under `idempotency_key`, or their position in the stream. `deaggregate`: the handler sees the user records of KPL aggregates.
     """
 
     name: str
@@ -161,6 +207,7 @@ class ConsumerSpec(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int = 1
     idempotency: IdempotencyStore | None = None
     idempotency_key: Callable[[Record], str] | None = None
+    deaggregate: bool = True
 
     def __post_init__(self) -> None:
         if (self.kind == "window") != (self.mapping.tumbling_window_s > 0):
@@ -180,15 +227,9 @@ class ObjectSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Application(Protocol):
-    """What a runtime sees of an App."""
+    """What a worker sees of an App."""
 
     name: str
-    deadline_margin_s: float
-
-    @property
-    def buckets(self) -> tuple[ObjectSpec, ...]:
-        """Every registered handler of a bucket."""
-        ...
 
     @property
     def consumers(self) -> tuple[ConsumerSpec, ...]:
@@ -197,4 +238,15 @@ class Application(Protocol):
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """The lifespan around all handlers."""
+        ...
+
+
+class LambdaApplication(Application, Protocol):
+    """What the Lambda runtime sees of an App."""
+
+    deadline_margin_s: float
+
+    @property
+    def buckets(self) -> tuple[ObjectSpec, ...]:
+        """Every registered handler of a bucket."""
         ...

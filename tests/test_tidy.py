@@ -78,7 +78,7 @@ CLOCKS = {
     "broker/faults.py": "the chance of a fault, from a seed that is given",
     "stores/idempotency.py": "markers expire by the wall clock, which all processes share; tests give their own",
     "stores/idempotency_dynamodb.py": "the same",
-    "stores/idempotency_sqlite.py": "the same, and it waits for another process's lock",
+    "stores/idempotency_sqlite.py": "the same",
     "stores/sqlite.py": "waits, blocking, for another process's lock",
     "runtimes/worker.py": "a worker's own name must be unique",
     "runtimes/esm/host.py": "request ids, as Lambda makes them",

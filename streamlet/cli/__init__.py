@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 the call was wrong. A mistake of the user is one
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -12,6 +13,9 @@ __all__ = ["main"]
 
 def main() -> None:
     """Entry point."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who starts us, as with `>&-`; a socket would take its number
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123  for as long as the process lives
     try:
         from streamlet.cli.commands import cli
     except ModuleNotFoundError as error:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
-from typing import Any, ParamSpec
+from typing import IO, Any, ParamSpec
 
 import click
 
 from streamlet import __version__
 from streamlet.errors import StreamletError, UsageError
 
-__all__ = ["cli", "exit_codes", "innermost"]
+__all__ = ["Output", "cli", "exit_codes", "innermost"]
 
 P = ParamSpec("P")
 
@@ -53,6 +55,38 @@ def cli() -> None:
 
     Example: streamlet broker --shards orders:4
     """
+
+
+class Output:
+    """Where a long-lived command tells what happens. When nobody reads it any more (`| head`), `closed` is called: it is as if the
+    command had been told to stop, and what it still says goes nowhere. A line that cannot be written for another reason, as on a
+    full disk, is lost, and the work goes on."""
+
+    def __init__(self, closed: Callable[[], None]) -> None:
+        self._closed = closed
+
+    def text(self, line: str, **style: Any) -> None:
+        """A line on stderr, styled as `click.secho` does; on terminals alone, and not where NO_COLOR is set (no-color.org)."""
+        with self._to(sys.stderr):
+            click.secho(line, err=True, color=False if os.environ.get("NO_COLOR") else None, **style)
+
+    def json(self, line: bytes) -> None:
+        """A line on stdout, flushed: another process reads along, and may act on what it reads."""
+        with self._to(sys.stdout):
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+
+    @contextlib.contextmanager
+    def _to(self, stream: IO[str]) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            self._closed()
+        except OSError:
+            pass
 
 
 def innermost(error: BaseException) -> BaseException:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 import msgspec
 
-from streamlet.cli.commands import exit_codes
+from streamlet.cli.commands import Output, exit_codes
 from streamlet.cli.function import function_options, hosted
 from streamlet.core.filters import patterns_of_criteria
 from streamlet.destinations import from_arn
-from streamlet.errors import ConfigurationError, StreamletError
-from streamlet.hooks import BatchSettled, Drained, Draining, Event, HandlerFailed, LeaseReleased, LeaseTaken, RecordsGivenUp
+from streamlet.errors import ConfigurationError
+from streamlet.hooks import BatchSettled, Drained, Draining, Event, HandlerFailed, LeaseReleased, LeaseTaken, RecordsGivenUp, Trouble
 from streamlet.observe.logs import json_line, words
 from streamlet.spec import EventSourceMapping, StartingPositionName, check_stream_name
 
@@ -40,14 +39,16 @@ def _mapping(
     tumbling_s: int,
     on_failure: str | None,
     criteria: str | None,
+    *,
+    enabled: bool,
 ) -> EventSourceMapping:
     """The mapping. Raises ConfigurationError, with AWS's reason, for what CreateEventSourceMapping refuses."""
     if position == "AT_TIMESTAMP" and timestamp_s is None:
         raise ConfigurationError("--starting-position AT_TIMESTAMP needs --starting-position-timestamp")
     if position != "AT_TIMESTAMP" and timestamp_s is not None:
         raise ConfigurationError("--starting-position-timestamp goes with --starting-position AT_TIMESTAMP only")
-    if timestamp_s is not None and timestamp_s > time.time():
-        raise ConfigurationError("--starting-position-timestamp is in the future")
+    if timestamp_s is not None and not 0 <= timestamp_s <= time.time():
+        raise ConfigurationError(f"--starting-position-timestamp {timestamp_s:.15g}: must be seconds since 1970, and not in the future")
     if age_s != -1 and age_s < 60:
         raise ConfigurationError(f"--maximum-record-age-in-seconds {age_s}: -1 (no limit), or 60 to 604800")
     if criteria is not None and criteria.startswith("@"):
@@ -65,6 +66,7 @@ def _mapping(
         maximum_retry_attempts=retries,
         maximum_record_age_s=age_s,
         bisect_batch_on_function_error=bisect,
+        enabled=enabled,
         filters=patterns_of_criteria(criteria) if criteria is not None else (),
         on_failure=from_arn(on_failure) if on_failure is not None else None,
     )
@@ -73,31 +75,34 @@ def _mapping(
 class _Show:
     """Events as a tree on stderr, or as JSON on stdout."""
 
-    def __init__(self, log_format: str, *, lanes: bool, once: bool) -> None:
+    def __init__(self, output: Output, log_format: str, *, lanes: bool, once: bool) -> None:
         from streamlet.runtimes.esm.tree import Tree
 
-        self._once = once
+        self._output, self._once = output, once
         self.tree = Tree(lanes=lanes)
         self._json = log_format == "json"
+
+    def say(self, text: str, **style: Any) -> None:
+        """A line that is of no event."""
+        self._output.text(text, **style)
 
     def listen(self, event: Event) -> None:
         """A listener."""
         lines = self.tree.feed(event, time.monotonic(), time.strftime("%H:%M:%S"))  # also counts, for the summary
         if self._json:
-            sys.stdout.buffer.write(json_line(event))
-            sys.stdout.buffer.flush()
+            self._output.json(json_line(event))
             return
         for line in lines:
-            click.secho(line.text, err=True, **_COLOURS[line.kind])
+            self._output.text(line.text, **_COLOURS[line.kind])
         if isinstance(event, BatchSettled | Drained | HandlerFailed | LeaseTaken | LeaseReleased | RecordsGivenUp):
             return  # the tree tells of it, or a person who runs one process does not ask
         if isinstance(event, Draining) and self._once:
             return  # nothing is in hand
         if (said := words(event)) is not None:
-            click.secho(said, err=True, fg="yellow" if "trouble" in type(event).__name__.lower() else None)
+            self._output.text(said, fg="yellow" if isinstance(event, Trouble) else None)
 
 
-async def _run(options: MappingOptions, show: _Show, *, state: str, poll_interval_s: float, once: bool) -> int:
+async def _run(options: MappingOptions, show: _Show, *, stop: asyncio.Event, state: str, poll_interval_s: float, once: bool) -> int:
     from streamlet.runtimes.esm.mapping import Function
     from streamlet.runtimes.esm.once import Once
     from streamlet.runtimes.worker import WorkerOptions, run_worker
@@ -108,16 +113,17 @@ async def _run(options: MappingOptions, show: _Show, *, state: str, poll_interva
     worker = WorkerOptions(
         endpoint_url=options.endpoint_url, region=options.region, state=state, poll_interval_s=poll_interval_s, listeners=listeners
     )
-    stop = asyncio.Event()
-    failures: list[StreamletError] = []
     async with asyncio.TaskGroup() as tg:
         watching = tg.create_task(_drain(watch, stop)) if once else None
         try:
             failures = await run_worker(function, worker, stop=stop, through=watch.through)
         finally:
+            drained = watching is None or watching.done()
             if watching is not None:
                 watching.cancel()
-    return 1 if failures or (once and watch.given_up) else 0
+    if not drained:
+        show.say("stopped before the stream was drained")
+    return 1 if failures or not drained or (once and watch.given_up) else 0
 
 
 async def _drain(watch: Any, stop: asyncio.Event) -> None:
@@ -137,7 +143,8 @@ def _title(options: MappingOptions) -> str:
         if (value := getattr(mapping, name)) != getattr(plain, name)
     ]
     told += ["bisect"] * mapping.bisect_batch_on_function_error + ["ReportBatchItemFailures"] * options.reports_failures
-    told += [f"{len(mapping.filters)} filters"] if mapping.filters else []
+    told += [f"{len(mapping.filters)} filter{'s' * (len(mapping.filters) != 1)}"] if mapping.filters else []
+    told += ["paused until SIGUSR2 (SIGUSR1 pauses)"] * (not mapping.enabled)
     told.append(f"on failure to {getattr(mapping.on_failure, 'target', mapping.on_failure)}" if mapping.on_failure else "no on-failure")
     return (
         f"{options.stream} → {function.handler} ({function.memory_mb} MB, {function.timeout_s:g} s, {mapping.starting_position}): "
@@ -173,13 +180,25 @@ def _title(options: MappingOptions) -> str:
     show_default=True,
     help="Where a shard without a saved position begins.",
 )
-@click.option("--starting-position-timestamp", "timestamp_s", type=float, metavar="EPOCH_S", help="With AT_TIMESTAMP.")
+@click.option("--starting-position-timestamp", "timestamp_s", type=float, metavar="EPOCH_S", help="With AT_TIMESTAMP: seconds since 1970.")
 @click.option(
     "--bisect-batch-on-function-error/--no-bisect-batch-on-function-error", "bisect", help="Split a failing batch in two.", default=False
 )
-@click.option("--maximum-retry-attempts", "retries", type=click.IntRange(-1, 10_000), default=-1, show_default=True, help="-1: for ever.")
 @click.option(
-    "--maximum-record-age-in-seconds", "age_s", type=click.IntRange(-1, 604_800), default=-1, show_default=True, help="-1: no limit."
+    "--maximum-retry-attempts",
+    "retries",
+    type=click.IntRange(-1, 10_000),
+    default=-1,
+    show_default=True,
+    help="How often a failed batch is tried again; -1: for ever.",
+)
+@click.option(
+    "--maximum-record-age-in-seconds",
+    "age_s",
+    type=click.IntRange(-1, 604_800),
+    default=-1,
+    show_default=True,
+    help="A record that is older is given up; -1: no limit, else 60 at least.",
 )
 @click.option("--on-failure", metavar="ARN", help="SQS queue, SNS topic or S3 bucket for what is given up.")
 @click.option(
@@ -197,6 +216,7 @@ def _title(options: MappingOptions) -> str:
     default=0,
     help="Carry a state through windows of this length; 0 is no window.",
 )
+@click.option("--enabled/--no-enabled", default=True, help="Begin at once, or paused: SIGUSR2 resumes, SIGUSR1 pauses.")
 @function_options
 @click.option(
     "--endpoint-url", envvar="STREAMLET_ENDPOINT_URL", metavar="URL", help="Kinesis endpoint; default AWS, or AWS_ENDPOINT_URL_KINESIS."
@@ -206,7 +226,11 @@ def _title(options: MappingOptions) -> str:
     "--state", default="memory://", show_default=True, metavar="URL", help="Where positions are kept: sqlite:///FILE or memory://."
 )
 @click.option("--poll-interval-s", default=1.0, show_default=True, help="Pause between reads at the tip.")
-@click.option("--once", is_flag=True, help="Drain the stream and exit, with windows left open; exit code 1 if anything was given up.")
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Drain the stream and exit, with windows left open. Exit code 1 if anything was given up, or it was stopped before.",
+)
 @click.option(
     "--log",
     "log_format",
@@ -231,6 +255,7 @@ def command(
     response_types: tuple[str, ...],
     criteria: str | None,
     tumbling_s: int,
+    enabled: bool,
     function_name: str | None,
     timeout_s: int,
     memory_mb: int,
@@ -246,12 +271,17 @@ def command(
     """Run any Python Lambda function against a stream as AWS's event source mapping would: batches, retries, bisect, destinations.
 
     The function needs nothing of streamlet. It runs in Lambda's own client, a process per concurrent invocation; time-out and memory
-    are enforced from outside.
+    are enforced from outside. It gets this environment, credentials included: its own clients go where AWS_ENDPOINT_URL says, not
+    to --endpoint-url.
 
     Example: streamlet esm app.lambda_handler --stream orders --bisect-batch-on-function-error --maximum-retry-attempts 2
     """
     check_stream_name(stream)
-    mapping = _mapping(batch_size, window_s, factor, position, timestamp_s, bisect, retries, age_s, tumbling_s, on_failure, criteria)
+    if once and not enabled:
+        raise ConfigurationError("--once with --no-enabled: nothing would ever be drained")
+    mapping = _mapping(
+        *(batch_size, window_s, factor, position, timestamp_s, bisect, retries, age_s, tumbling_s, on_failure, criteria), enabled=enabled
+    )
     function = hosted(handler, function_name, timeout_s, memory_mb, env)
     from streamlet.runtimes.esm.mapping import MappingOptions
 
@@ -264,9 +294,10 @@ def command(
         endpoint_url=endpoint_url,
         region=region,
     )
+    stop = asyncio.Event()
+    show = _Show(Output(closed=stop.set), log_format, lanes=factor > 1, once=once)
     if log_format == "text":
-        click.secho(_title(options), err=True, bold=True)
-    show = _Show(log_format, lanes=factor > 1, once=once)
-    code = asyncio.run(_run(options, show, state=state, poll_interval_s=poll_interval_s, once=once))
-    click.echo(show.tree.summary(), err=True)
+        show.say(_title(options), bold=True)
+    code = asyncio.run(_run(options, show, stop=stop, state=state, poll_interval_s=poll_interval_s, once=once))
+    show.say(show.tree.summary())
     return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -49,8 +50,10 @@ def function_options(command: F) -> F:
 def hosted(handler: str, function_name: str | None, timeout_s: int, memory_mb: int, env: Sequence[str], **more: Any) -> SandboxSettings:
     """What its sandboxes are made of; `more` as SandboxSettings has it. Raises ConfigurationError for a function that cannot be."""
     folder = Path.cwd()
-    _check_handler(handler, folder)
-    name, environment = _function_name(handler, function_name), _environment(env)
+    environment = _environment(env)
+    python_path = environment.get("PYTHONPATH", "").split(os.pathsep)
+    _check_handler(handler, [str(folder), *(str(folder / one) for one in python_path if one), *sys.path])
+    name = _function_name(handler, function_name)
     try:
         from streamlet.runtimes.esm.host import check_client
         from streamlet.runtimes.esm.memory import is_measurable
@@ -93,11 +96,16 @@ def _function_name(handler: str, name: str | None) -> str:
     return name
 
 
-def _check_handler(handler: str, folder: Path) -> None:
-    """Raises ConfigurationError for a handler that cannot be, before a stream of failed cold starts says so."""
+def _check_handler(handler: str, path: Sequence[str]) -> None:
+    """Raises ConfigurationError for a handler that cannot be, before a stream of failed cold starts says so. Nothing is imported."""
     module, dot, name = handler.rpartition(".")
-    if not dot or not module or not name.isidentifier():
+    parts = module.replace("/", ".").split(".")
+    if not dot or not name.isidentifier() or not all(parts):
         raise ConfigurationError(f"{handler!r}: write MODULE.FUNCTION as Lambda does, for instance app.lambda_handler")
-    top = module.replace("/", ".").partition(".")[0]
-    if PathFinder.find_spec(top, [str(folder), *sys.path]) is None:
-        raise ConfigurationError(f"there is no module {top!r} here; run from the folder that holds it")
+    where: Sequence[str] | None = path
+    for depth, part in enumerate(parts, 1):
+        # By its last name: a namespace package would look for its parent among what is imported.
+        spec = PathFinder.find_spec(part, where) if where is not None else None
+        if spec is None:
+            raise ConfigurationError(f"there is no module {'.'.join(parts[:depth])!r} here; run from the folder that holds it")
+        where = spec.submodule_search_locations

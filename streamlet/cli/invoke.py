@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import orjson
 
-from streamlet.cli.commands import exit_codes
+from streamlet.cli.commands import Output, exit_codes
 from streamlet.cli.function import function_options, hosted
 from streamlet.errors import ConfigurationError
 
@@ -31,10 +31,11 @@ def _events(files: tuple[str, ...]) -> list[tuple[str, bytes]]:
                 [("standard input, line " + str(n), line) for n, line in enumerate(source, 1)] if name == "-" else [(name, source.read())]
             )
         for where, text in texts:
-            if not text.strip():
+            event = text.strip()  # as it is written: numbers of any length stay what they are
+            if not event:
                 continue
             try:
-                event = orjson.dumps(orjson.loads(text))
+                orjson.loads(event)
             except orjson.JSONDecodeError as error:
                 raise ConfigurationError(f"{where}: not JSON ({error})") from error
             if len(event) > EVENT_BYTES_MAX:
@@ -69,25 +70,23 @@ async def _run(settings: SandboxSettings, events: list[tuple[str, bytes]], optio
 
     clock, executor = SystemClock(), ThreadExecutor()
     ended: list[Ended] = []
+    output = Output(closed=lambda: None)  # the events are seen to their ends, whoever looks on
 
     def printed(sandbox: int, _: str, line: str) -> None:
-        click.secho(f"{time.strftime('%H:%M:%S')}  sandbox {sandbox} │ {line}", err=True, dim=True)
+        output.text(f"{time.strftime('%H:%M:%S')}  sandbox {sandbox} │ {line}", dim=True)
 
     async def one(host: Host, where: str, event: bytes) -> None:
         def tell(attempt: Attempt) -> None:
             text, colour = _said(where, attempt)
-            click.secho(text, err=True, fg=colour)
+            output.text(text, fg=colour)
 
         end = await Asynchronous(host, options, clock=clock, executor=executor, on_attempt=tell).invoke(event)
         ended.append(end)
         if end.condition:
-            click.secho(
-                f"{time.strftime('%H:%M:%S')}  {where}  GIVEN UP  {end.condition} after {end.invoke_count} attempt{'s' * (end.invoke_count != 1)}",
-                err=True,
-                fg="red",
-            )
+            tries = f"{end.invoke_count} attempt{'s' * (end.invoke_count != 1)}"
+            output.text(f"{time.strftime('%H:%M:%S')}  {where}  GIVEN UP  {end.condition} after {tries}", fg="red")
         for why in end.undelivered:
-            click.secho(f"{time.strftime('%H:%M:%S')}  {where}  LOST: {why}", err=True, fg="red")
+            output.text(f"{time.strftime('%H:%M:%S')}  {where}  LOST: {why}", fg="red")
 
     try:
         async with Host(settings, clock=clock, concurrency=concurrency, on_line=printed) as host, asyncio.TaskGroup() as tg:
@@ -99,26 +98,38 @@ async def _run(settings: SandboxSettings, events: list[tuple[str, bytes]], optio
                 await executor.run(target.close)
         executor.close()
     given_up = sum(bool(end.condition) for end in ended)
-    click.echo(f"{len(ended)} event{'s' * (len(ended) != 1)}, {len(ended) - given_up} done, {given_up} given up", err=True)
+    output.text(f"{len(ended)} event{'s' * (len(ended) != 1)}, {len(ended) - given_up} done, {given_up} given up")
     return 1 if given_up else 0
 
 
 @click.command("invoke", short_help="run a Lambda function with events, asynchronously as S3 and SNS do")
 @click.argument("handler", metavar="MODULE.FUNCTION")
 @click.argument("files", nargs=-1, required=True, metavar="EVENT.json…", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--maximum-retry-attempts", "retries", type=click.IntRange(0, 2), default=2, show_default=True, help="After 1 and 2 minutes.")
+@click.option(
+    "--maximum-retry-attempts",
+    "retries",
+    type=click.IntRange(0, 2),
+    default=2,
+    show_default=True,
+    help="How often a failed event is tried again, after 1 and 2 minutes.",
+)
 @click.option(
     "--maximum-event-age-in-seconds",
     "age_s",
     type=click.IntRange(60, 21_600),
     default=21_600,
     show_default=True,
-    help="Then it is given up.",
+    help="An event that is older is given up.",
 )
 @click.option("--on-failure", metavar="ARN", help="SQS queue, SNS topic or S3 bucket for a document of what is given up.")
 @click.option("--dead-letter-target-arn", "dead_letters", metavar="ARN", help="SQS queue or SNS topic for the events themselves.")
 @function_options
-@click.option("--region", envvar="STREAMLET_REGION", default="us-east-1", show_default=True, help="AWS region.")
+@click.option(
+    "--region",
+    envvar=["STREAMLET_REGION", "AWS_REGION", "AWS_DEFAULT_REGION"],
+    default="us-east-1",
+    help="The function's region; default from AWS_REGION or AWS_DEFAULT_REGION, else us-east-1.",
+)
 @exit_codes
 def command(
     handler: str,

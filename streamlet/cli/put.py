@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import select
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streamlet.cli.commands import exit_codes
 from streamlet.errors import ConfigurationError, RecordError, UsageError
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "key_of"]
 
-BULK_LINES = 2_000
+BULK_BYTES: Final = 1_000_000
 
 
 def key_of(value: Any, path: tuple[str, ...]) -> str | None:
@@ -39,17 +42,16 @@ def key_of(value: Any, path: tuple[str, ...]) -> str | None:
 
 
 class _Lines:
-    """Reads sources line by line and keeps count of what could not be sent."""
+    """Says what of a source's lines can be sent, and keeps count of what was sent, and of what could not be."""
 
     def __init__(self, path: tuple[str, ...], default: str | None) -> None:
         self._path, self._default = path, default
-        self.refused = 0
+        self.sent = self.refused = 0
 
-    def read(self, name: str, source: IO[bytes], progress: Progress, task: TaskID) -> Iterator[list[tuple[str, bytes, str]]]:
-        """In bulks of (where it stands, payload, partition key)."""
+    def take(self, name: str, first: int, lines: list[bytes]) -> list[tuple[str, bytes, str]]:
+        """(where it stands, payload, partition key) of each line that can be sent; the first one is number `first`."""
         bulk: list[tuple[str, bytes, str]] = []
-        for number, line in enumerate(source, 1):
-            progress.advance(task, len(line))
+        for number, line in enumerate(lines, first):
             payload = line.strip()
             if not payload:
                 continue
@@ -61,16 +63,10 @@ class _Lines:
                 continue
             key = key or self._default
             if key is None:
-                self.refuse(
-                    f"{name}, line {number}: no value at --key {'.'.join(self._path)}; give a --key-default to send it all the same"
-                )
+                self.refuse(f"{where}: no value at --key {'.'.join(self._path)}; give a --key-default to send it all the same")
                 continue
             bulk.append((where, payload, key))
-            if len(bulk) >= BULK_LINES:
-                yield bulk
-                bulk = []
-        if bulk:
-            yield bulk
+        return bulk
 
     def refuse(self, reason: str) -> None:
         """Name a line that is left out (the first twenty of them), and count it."""
@@ -79,7 +75,27 @@ class _Lines:
             click.echo(f"streamlet: {reason}", err=True)
 
 
-async def _send(producer: Producer, bulk: list[tuple[str, bytes, str]], lines: _Lines) -> int:
+async def _chunks(file: int) -> AsyncIterator[bytes]:
+    """What can be read without waiting, about BULK_BYTES at most: lines of a pipe are sent as they come, and Ctrl-C is heard meanwhile."""
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    ended = False
+    while not ended:
+        with contextlib.suppress(PermissionError):  # a plain file never waits, and cannot be waited for
+            loop.add_reader(file, ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_reader(file)
+                ready.clear()
+        parts = bytearray()
+        while len(parts) < BULK_BYTES and not ended and select.select([file], [], [], 0)[0]:
+            data = os.read(file, BULK_BYTES)
+            parts += data
+            ended = not data
+        yield bytes(parts)
+
+
+async def _send(producer: Producer, bulk: list[tuple[str, bytes, str]], lines: _Lines) -> None:
     """Put a bulk; a record that can never be put is named like a line that is not JSON, and the others go on."""
     pending = []
     for where, payload, key in bulk:
@@ -87,32 +103,34 @@ async def _send(producer: Producer, bulk: list[tuple[str, bytes, str]], lines: _
             pending.append((where, await producer.put(payload, key)))
         except (RecordError, UsageError) as error:
             lines.refuse(f"{where}: {error}")
-    sent = 0
     for where, result in pending:
         try:
             await result
         except RecordError as error:
             lines.refuse(f"{where}: {error}")
         else:
-            sent += 1
-    return sent
+            lines.sent += 1
 
 
-async def _put(stream: str, files: tuple[str, ...], lines: _Lines, endpoint_url: str | None, region: str | None) -> int:
+async def _put(stream: str, files: tuple[str, ...], lines: _Lines, endpoint_url: str | None, region: str | None) -> None:
     from streamlet.producer import Producer
 
-    sent = 0
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[sent]:,} records"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         async with Producer(stream, endpoint_url=endpoint_url, region=region) as producer:
             for name in files or ("-",):
                 size = Path(name).stat().st_size if name != "-" else None
-                task = progress.add_task("standard input" if name == "-" else name, total=size, sent=0)
+                title = "standard input" if name == "-" else name
+                task = progress.add_task(title, total=size, sent=0)
+                number, rest = 1, b""
                 with click.open_file(name, "rb") as source:
-                    for bulk in lines.read("standard input" if name == "-" else name, source, progress, task):
-                        sent += await _send(producer, bulk, lines)
-                        progress.update(task, sent=sent)
-    return sent
+                    async for chunk in _chunks(source.fileno()):
+                        *whole, rest = (rest + chunk).split(b"\n")
+                        await _send(producer, lines.take(title, number, whole), lines)
+                        number += len(whole)
+                        progress.update(task, advance=len(chunk), sent=lines.sent)
+                await _send(producer, lines.take(title, number, [rest]), lines)
+                progress.update(task, sent=lines.sent)
 
 
 def _counted(count: int, what: str) -> str:
@@ -138,9 +156,14 @@ def command(stream: str, files: tuple[str, ...], key: str, key_default: str | No
     if not path:
         raise ConfigurationError("--key is empty: name the field whose value is the partition key, for instance --key customer.id")
     lines = _Lines(path, key_default)
-    sent = asyncio.run(_put(stream, files, lines, endpoint_url, region))
+    try:
+        asyncio.run(_put(stream, files, lines, endpoint_url, region))
+    except BaseException:
+        if lines.sent:
+            click.echo(f"{_counted(lines.sent, 'record')} put into {stream}, before it was stopped", err=True)
+        raise
     click.echo(
-        f"{_counted(sent, 'record')} put into {stream}" + (f", {_counted(lines.refused, 'line')} left out" if lines.refused else ""),
+        f"{_counted(lines.sent, 'record')} put into {stream}" + (f", {_counted(lines.refused, 'line')} left out" if lines.refused else ""),
         err=True,
     )
     return 1 if lines.refused else 0

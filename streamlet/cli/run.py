@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import click
 
 from streamlet.app import App
-from streamlet.cli.commands import exit_codes
+from streamlet.cli.commands import Output, exit_codes
 from streamlet.errors import ConfigurationError, HandlerError, StreamletError
 from streamlet.hooks import Event, Listener
 from streamlet.observe.logs import json_line, words
@@ -53,16 +54,14 @@ def load_app(target: str) -> App:
     return app
 
 
-def _listener(log_format: str) -> Listener:
+def _listener(log_format: str, output: Output) -> Listener:
     def text(event: Event) -> None:
         line = words(event)
         if line is not None:
-            click.echo(line, err=True)
+            output.text(line)
 
     def as_json(event: Event) -> None:
-        # One write per line and flushed: another process reads along, and may act on what it reads.
-        sys.stdout.buffer.write(json_line(event))
-        sys.stdout.buffer.flush()
+        output.json(json_line(event))
 
     return as_json if log_format == "json" else text
 
@@ -94,22 +93,22 @@ def command(
 ) -> int:
     """Run an app until SIGTERM or Ctrl-C, then drain.
 
+    SIGUSR1 pauses it: calls in hand are finished, position and shards are kept. SIGUSR2 resumes it.
+
     Example: streamlet run orders:app --endpoint-url http://127.0.0.1:4567
     """
     app = load_app(target)
     try:
-        from streamlet.runtimes.worker import WorkerOptions, run_worker_blocking
+        from streamlet.runtimes.worker import WorkerOptions, run_worker
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"the worker needs {error.name}: pip install 'streamlet[worker]'") from error
-    failures = run_worker_blocking(
-        app,
-        WorkerOptions(
-            endpoint_url=endpoint_url,
-            region=region,
-            state=state,
-            failover_s=failover_s,
-            poll_interval_s=poll_interval_s,
-            listeners=(_listener(log_format),),
-        ),
+    stop = asyncio.Event()
+    options = WorkerOptions(
+        endpoint_url=endpoint_url,
+        region=region,
+        state=state,
+        failover_s=failover_s,
+        poll_interval_s=poll_interval_s,
+        listeners=(_listener(log_format, Output(closed=stop.set)),),
     )
-    return 1 if failures else 0
+    return 1 if asyncio.run(run_worker(app, options, stop=stop)) else 0

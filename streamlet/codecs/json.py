@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, get_origin
+from typing import Any, NewType, get_origin
 
 import msgspec
 import orjson
@@ -40,7 +40,7 @@ def decoder_for(decode: Any) -> Callable[[bytes], Any]:
         return _text
     if isinstance(decode, type) and _is_pydantic(decode):
         return _pydantic(decode)
-    if isinstance(decode, type) or get_origin(decode) is not None:
+    if isinstance(decode, type | NewType) or get_origin(decode) is not None:
         return _typed(decode)
     if callable(decode):
         function: Callable[[bytes], Any] = decode

@@ -2,20 +2,21 @@
 
 At the first of: enough records, enough bytes, the window's end. With a window of 0 a batch is whatever is there at once.
 
-The window opens when the first record of an empty buffer arrives; for records that were left over when a batch was cut, it
-opens when the invocation of that batch completes, as with Lambda. The caller says so by asking again: the first `add` or
-`next_batch` after a batch was handed out. (A slow handler would otherwise find the next window over when it returns, and its
-batches would be cut short of what a window would have gathered.)
+The window opens when a record is there and no invocation runs, as with Lambda. The caller says so by asking: the first
+`next_batch` that finds a record waiting opens it, whenever that record came. (Were it opened by what arrives during a slow
+invocation, it would be over when the handler returns, and the batch cut short of what a window would have gathered.) Times are of
+a clock that does not go back, since a window is an interval.
 
 Bytes are those of the JSON event that Lambda would be sent, since its 6 MB limit is on that. A record counts as
 
     4 * ceil(data / 3)      the payload as base64
-    + the partition key     as UTF-8
+    + the partition key     as JSON in UTF-8: a quote takes two bytes, a control character six
     + ENVELOPE_BYTES        the keys of the event record, its ids and ARNs, the comma
 
 CHOICE: AWS does not document its exact arithmetic. The documented example event, with sequence numbers of 56 digits, takes
-about 550 bytes beside data and key; 640 leaves room for longer names of role and stream. (reference: Lambda developer guide,
-invocation-eventsourcemapping, with-kinesis.)
+about 550 bytes beside data and key; 640 leaves room for longer names of role and stream. The longest name of a stream takes up to
+20 bytes more, for which there is room between 6,000,000 and the 6,291,456 that an invocation takes. (reference: Lambda developer
+guide, invocation-eventsourcemapping, with-kinesis.)
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Final
+
+import msgspec
 
 from streamlet.model.record import Record
 
@@ -34,12 +37,14 @@ Admit = Callable[[Sequence[Record]], int]
 
 PAYLOAD_BYTES_MAX: Final = 6_000_000
 ENVELOPE_BYTES: Final = 640
+_BESIDE: Final = ENVELOPE_BYTES - 2  # the quotes around the key are counted with it
+
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def event_bytes(record: Record) -> int:
     """About how many bytes the record takes in a Lambda event."""
-    key = record.partition_key
-    return (len(record.data) + 2) // 3 * 4 + (len(key) if key.isascii() else len(key.encode())) + ENVELOPE_BYTES
+    return (len(record.data) + 2) // 3 * 4 + len(_encode(record.partition_key)) + _BESIDE
 
 
 class Batcher:
@@ -58,7 +63,6 @@ class Batcher:
         self._totals: list[int] = [0]
         self._head = 0
         self._opened_s: float | None = None
-        self._handed_out = False  # a batch was cut and records are left: the window opens at the next call
 
     def __len__(self) -> int:
         return len(self._records) - self._head
@@ -73,13 +77,8 @@ class Batcher:
         """The record that has waited longest."""
         return self._records[self._head] if len(self) else None
 
-    def add(self, records: Sequence[Record], now_s: float) -> None:
+    def add(self, records: Sequence[Record]) -> None:
         """Records in shard order."""
-        self._open_window(now_s)
-        if not records:
-            return
-        if self._opened_s is None:
-            self._opened_s = now_s
         self._records.extend(records)
         total = self._totals.pop()
         self._totals.extend(accumulate(map(event_bytes, records), initial=total))
@@ -88,31 +87,30 @@ class Batcher:
         """The next batch if one is due, else None. To ask is to say that the batch before is done with.
 
         `admit` says how many records from the front may be one batch; where it says 0 none is cut."""
-        self._open_window(now_s)
-        if self._opened_s is None:
+        if not len(self):
             return None
+        if self._opened_s is None:
+            self._opened_s = now_s
         full = len(self) >= self._batch_size or self.buffered_bytes >= self._bytes_max
         if not full and now_s < self._opened_s + self._window_s:
             return None
-        return self._cut(now_s, admit)
+        return self._cut(admit)
 
     def flush(self, admit: Admit | None = None) -> list[Record] | None:
         """The next batch whether due or not: the shard has ended. None once the buffer is empty."""
-        return None if self._opened_s is None else self._cut(self._opened_s, admit)
+        return self._cut(admit) if len(self) else None
 
     def wake_at_s(self) -> float | None:
-        """When the window ends; None while there is nothing to wait for. Between a batch and the next call, the earliest."""
+        """When the window ends; None while none is open."""
         return None if self._opened_s is None else self._opened_s + self._window_s
 
-    def _open_window(self, now_s: float) -> None:
-        if self._handed_out:
-            self._opened_s, self._handed_out = now_s, False
-
-    def _cut(self, now_s: float, admit: Admit | None) -> list[Record] | None:
+    def _cut(self, admit: Admit | None) -> list[Record] | None:
         head, totals = self._head, self._totals
         fitting = bisect_right(totals, totals[head] + self._bytes_max, head + 1) - 1
         stop = min(head + self._batch_size, max(fitting, head + 1), len(self._records))
         batch = self._records[head:stop]
+        # Also where nothing is admitted, since an invocation then comes first: a tumbling window's final call.
+        self._opened_s = None
         if admit is not None:
             stop = head + admit(batch)
             if stop == head:
@@ -120,9 +118,8 @@ class Batcher:
             batch = batch[: stop - head]
         if stop == len(self._records):
             self._records, self._totals, self._head = [], [0], 0
-            self._opened_s, self._handed_out = None, False
             return batch
-        self._head, self._opened_s, self._handed_out = stop, now_s, True
+        self._head = stop
         if stop > len(self._records) // 2:
             # Fewer records are moved than were handed out since the last time: O(1) per record over all.
             del self._records[:stop], totals[:stop]

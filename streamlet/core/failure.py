@@ -15,8 +15,8 @@ What an answer does to the leftmost piece [a, b), tried n times:
       bisecting, b - a > 1          [a, m) 0, [m, b) 0 with m = a + (b - a) // 2         splitting uses up no retry
       otherwise                     [a, b) n, after a pause
     and before every attempt
-      records over age              cut out as runs, each given up as RecordAgeExceeded  age is judged per record
       n > maximum_retry_attempts    given up as RetryAttemptsExhausted                   N retries are N + 1 attempts
+      records over age              cut out as runs, each given up as RecordAgeExceeded  age is judged per record
 
 Giving up is itself a step that must be answered: only a delivered document settles the records, and a document that could
 not be delivered is tried again, for ever, visibly.
@@ -179,7 +179,7 @@ class FailureMachine:
         return self._pieces[-1].start if self._pieces else self._size
 
     def next_step(self, now_s: float) -> Step:
-        """What to do now. Pure in `now_s`: a Wait may be asked again at any time."""
+        """What to do now, `now_s` in epoch seconds. A Wait may be asked again at any time."""
         if self._outstanding is not None:
             return self._outstanding
         if not self._pieces:
@@ -189,6 +189,8 @@ class FailureMachine:
             self._condemn(piece, now_s)
             piece = self._pieces[-1]
         if piece.not_before_s > now_s:
+            # The time is that of the wall, since ages are judged by it. Set back by an hour, it must not make a pause of an hour.
+            piece.not_before_s = min(piece.not_before_s, now_s + self._policy.backoff_cap_s)
             return Wait(piece.not_before_s)
         self._next_id += 1
         if piece.condemned:
@@ -246,15 +248,16 @@ class FailureMachine:
 
     def _condemn(self, piece: _Piece, now_s: float) -> None:
         """Decide whether the leftmost piece, or a run at its left edge, is given up instead of tried."""
-        if self._too_old(piece.start, now_s):
+        if 0 <= self._policy.maximum_retry_attempts < piece.attempts:
+            # Before the age, which is looked at for an attempt, and there will be none: the document tells the function's error.
+            piece.condemned, piece.not_before_s = RETRY_ATTEMPTS_EXHAUSTED, 0.0
+        elif self._too_old(piece.start, now_s):
             stop = piece.start
             while stop < piece.stop and self._too_old(stop, now_s):
                 stop += 1
             self._split(piece, stop)
             run = self._pieces[-1]
             run.condemned, run.not_before_s = RECORD_AGE_EXCEEDED, 0.0
-        elif 0 <= self._policy.maximum_retry_attempts < piece.attempts:
-            piece.condemned, piece.not_before_s = RETRY_ATTEMPTS_EXHAUSTED, 0.0
         elif self._policy.maximum_record_age_s >= 0:
             # The leftmost record is young; an old one further right ends this piece, and is judged when its turn comes.
             old = next((index for index in range(piece.start + 1, piece.stop) if self._too_old(index, now_s)), piece.stop)

@@ -11,14 +11,15 @@ The rules, and why:
     a closed one without       LATEST: none                         it ended before the first start
                                otherwise at the position            whatever became of its lease, it was asked for
 
-A lease may be taken when every parent is settled: its lease says SHARD_END, or there is no such lease and none is missing.
+A lease may be taken when every parent is settled: its lease says SHARD_END, or it has none. Leases are created all or none, so
+the lease of a parent that is to be read is there before its child's.
 (reference: amazon-kinesis-client, HierarchicalShardSyncer and BlockOnParentShardTask; there, leases of several generations
 are created one at a time.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from streamlet.model.position import LATEST, SHARD_END, TRIM_HORIZON, Position
@@ -60,9 +61,9 @@ def leases_to_create(shards: Sequence[Shard], known: Mapping[str, LeaseRow], ini
     return out
 
 
-def may_start(parents: Iterable[str], leases: Mapping[str, LeaseRow], missing: Container[str] = ()) -> bool:
-    """Is everything before the shard settled? `missing`: ids of shards whose leases are about to be created."""
-    return all(leases[parent].checkpoint == SHARD_END if parent in leases else parent not in missing for parent in parents)
+def may_start(parents: Iterable[str], leases: Mapping[str, LeaseRow]) -> bool:
+    """Is everything before the shard settled?"""
+    return all(leases[parent].checkpoint == SHARD_END for parent in parents if parent in leases)
 
 
 def finished_to_delete(shards: Sequence[Shard], leases: Mapping[str, LeaseRow]) -> list[str]:

@@ -136,8 +136,11 @@ class WindowMachine:
         return None if self._start_s is None else self._start_s + self._size_s
 
     def end_for(self, arrival_s: float) -> float:
-        """When the window ends that a record goes into: the open one, else its own."""
-        return self.ends_at_s or (arrival_s // self._size_s + 1) * self._size_s
+        """When the window ends that a record goes into: the open one, else its own. One without a call is not closed for what is later."""
+        ends_at_s = self.ends_at_s
+        if ends_at_s is not None and (self._called or arrival_s < ends_at_s):
+            return ends_at_s
+        return (arrival_s // self._size_s + 1) * self._size_s
 
     @property
     def is_closing(self) -> bool:
@@ -196,6 +199,8 @@ class WindowMachine:
         if not self._closing:
             return Idle()
         if self._not_before_s > now_s:
+            # As in the failure machine: a clock that is set back makes no longer pause.
+            self._not_before_s = min(self._not_before_s, now_s + self._policy.backoff_cap_s)
             return Wait(self._not_before_s)
         assert self._start_s is not None
         self._next_id += 1

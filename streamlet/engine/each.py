@@ -8,9 +8,9 @@ The plain way (one record after the other, up to the first that fails) is in eng
     the deadline comes         nothing new begins (but for a first record, or there would never be progress), and what still
                                awaits is cancelled; what has not run counts as failed. A plain handler on a thread cannot be
                                cancelled: it ends unseen, and its record comes again
-    the outcome                the lowest record that is not done; what is done after it is remembered in `done` and left out
-                               when the batch comes again. The lane keeps `done` until the batch is settled, so a crash, or
-                               another worker, runs those records again: at least once
+    the outcome                the lowest record that is not done; what is done after it, and before it in its KPL aggregate, is
+                               remembered in `done` and left out when the batch comes again. The lane keeps `done` until the
+                               batch is settled, so a crash, or another worker, runs those records again: at least once
 
 With a store, a record's effect is spared where its marker says that it is done:
 
@@ -27,7 +27,9 @@ the record done here; a later replay may run it once more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
@@ -41,9 +43,11 @@ from streamlet.model.record import Record
 from streamlet.ports import Executor, IdempotencyStore
 from streamlet.spec import ConsumerSpec
 
-__all__ = ["OUT_OF_TIME", "Deadline", "Each", "EachRan", "checked", "is_ours", "says"]
+__all__ = ["OUT_OF_TIME", "Deadline", "Done", "Each", "Ran", "checked", "is_ours", "says"]
 
 OUT_OF_TIME: Final = "the invocation's time runs out"
+Done = dict[tuple[str, int], Any]
+"""Rows of records that are done although one before them is not, by sequence and sub-sequence number."""
 
 
 class Deadline(msgspec.Struct, frozen=True):
@@ -57,10 +61,11 @@ class Deadline(msgspec.Struct, frozen=True):
         return self.remaining_s() - self.margin_s
 
 
-class EachRan(msgspec.Struct, frozen=True):
-    """What came of a batch: the rows of its first records, and why it ends there. `trouble` is for people."""
+class Ran(msgspec.Struct, frozen=True):
+    """What came of a call: rows of the first records (None: their payloads are the rows), and why it ends there; indexes count from
+    the first record of the call. `cause` is an exception that stands for the whole call, `trouble` is for people."""
 
-    rows: list[Any]
+    rows: Sequence[Any] | None
     outcome: FailedFrom | Throttled | None = None
     cause: Exception | None = None
     trouble: str = ""
@@ -93,7 +98,7 @@ def says(error: BaseException) -> str:
 
 def checked(result: Any, stream: str) -> Any:
     """What a handler returned, if it has run at all: to settle records for a generator would skip them."""
-    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+    if result is not None and (inspect.isgenerator(result) or inspect.isasyncgen(result)):
         raise HandlerError(f"the handler of {stream!r} returned a generator, which has not run: return a list, or nothing")
     return result
 
@@ -107,9 +112,9 @@ class Each:
         self._store: IdempotencyStore | None = spec.idempotency
         self._async = asynchronous
 
-    async def run(self, records: Sequence[Record], start: int, deadline: Deadline | None, done: dict[int, Any] | None) -> EachRan:
-        """Run what is not in `done` (index in the batch -> row; counted from `start`), and add to it what cannot be reported."""
-        rows = {} if done is None else {index: done[start + index] for index in range(len(records)) if start + index in done}
+    async def run(self, records: Sequence[Record], deadline: Deadline | None, done: Done | None) -> Ran:
+        """Run what is not in `done`, and add to it what cannot be reported."""
+        rows = {index: done[_place(record)] for index, record in enumerate(records) if _place(record) in done} if done else {}
         ended: dict[int, _Ended] = {}
         waiting: dict[str, deque[int]] = {}
         for index, record in enumerate(records):
@@ -151,20 +156,22 @@ class Each:
             pass  # what has no row has not run
         if fatal:
             raise fatal[0]
-        return self._told(rows, ended, len(records), start, done)
+        return self._told(rows, ended, records, done)
 
-    def _told(self, rows: dict[int, Any], ended: dict[int, _Ended], count: int, start: int, done: dict[int, Any] | None) -> EachRan:
+    def _told(self, rows: dict[int, Any], ended: dict[int, _Ended], records: Sequence[Record], done: Done | None) -> Ran:
         trouble = next((came.trouble for came in ended.values() if came.trouble), "")
-        lowest = next((index for index in range(count) if index not in rows), None)
+        lowest = next((index for index in range(len(records)) if index not in rows), None)
         if lowest is None:
-            return EachRan([rows[index] for index in range(count)], trouble=trouble)
+            return Ran([rows[index] for index in range(len(records))], trouble=trouble)
         if done is not None:
-            done.update((start + index, row) for index, row in rows.items() if index > lowest)
+            again = records[lowest].sequence_number
+            done.update((_place(records[at]), row) for at, row in rows.items() if at > lowest or records[at].sequence_number == again)
         came = ended.get(lowest, _Ended(error=OUT_OF_TIME))
         prefix = [rows[index] for index in range(lowest)]
-        if lowest == 0 and not came.ran:
-            return EachRan(prefix, Throttled(), came.cause, trouble or came.error)
-        return EachRan(prefix, FailedFrom(start + lowest, None, came.error), None, trouble or (came.error if not came.ran else ""))
+        if not came.ran and records[lowest].sequence_number == records[0].sequence_number:
+            # Nothing of the stream is done: user records before it in its aggregate are no progress, and no attempt is counted.
+            return Ran(prefix, Throttled(), came.cause, trouble or came.error)
+        return Ran(prefix, FailedFrom(lowest, None, came.error), None, trouble or (came.error if not came.ran else ""))
 
     # ── one record ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -174,13 +181,11 @@ class Each:
             return await self._awaited(came) if came.pending is not None else came
         try:
             key = self._key(record)
-        except HandlerError as error:
-            return _Ended(fatal=error)
         except Exception as error:  # noqa: BLE001  a key made from the record fails where the record is bad
             return _Ended(error=says(error))
         for_s = None if deadline is None else deadline.remaining_s()
         if self._async:
-            came = await self._executor.run(self._begun, key, for_s)
+            came = await self._asked(key, for_s)
         else:
             came = await self._executor.run(self._guarded, record, key, for_s)
         if came.error or not came.token:
@@ -189,16 +194,18 @@ class Each:
         if came.pending is None:
             came = self._called(record)
         try:
-            came = await self._awaited(came) if came.pending is not None else came
+            if came.pending is not None:
+                came = await self._awaited(came)
+            return await self._executor.run(self._settled, came, key, token)
         except asyncio.CancelledError:
-            await self._executor.run(self._settled, _Ended(error="cancelled"), key, token)
+            # Either the handler was cancelled, or it has ended and no thread was free to write that down: done stays done.
+            await self._executor.run(self._settled, came if came.pending is None else _Ended(error="cancelled"), key, token)
             raise
-        return await self._executor.run(self._settled, came, key, token)
 
     def _called(self, record: Record) -> _Ended:
         try:
             result = self._handler(record)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a handler raises is that record's failure
+        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001  whatever a handler raises is that record's failure
             return _Ended(error=says(error))
         if inspect.isawaitable(result):
             # A plain function around an async one, as decorators make them: what it returned has not run yet.
@@ -231,7 +238,32 @@ class Each:
         made = spec.idempotency_key(record)
         if not isinstance(made, str) or not made:
             raise HandlerError(f"idempotency_key of {spec.stream!r} returned {made!r}: it must return text, and not an empty one")
+        made.encode()  # half a surrogate pair is no text for any store
         return f"{spec.name}/{spec.stream}#{made}"
+
+    async def _asked(self, key: str, for_s: float | None) -> _Ended:
+        """Ask on a thread. If whoever asks is cancelled meanwhile, nobody knows the token that comes: the marker is released, by
+        the one of the two who finds it in `answers`."""
+        gone, answers = threading.Event(), deque[_Ended]()
+
+        def let_go() -> None:
+            with contextlib.suppress(IndexError):
+                if token := answers.pop().token:
+                    self._settled(_Ended(error="cancelled"), key, token)
+
+        def ask() -> _Ended:
+            came = self._begun(key, for_s)
+            answers.append(came)
+            if gone.is_set():
+                let_go()
+            return came
+
+        try:
+            return await self._executor.run(ask)
+        except asyncio.CancelledError:
+            gone.set()
+            await self._executor.run(let_go)
+            raise
 
     def _begun(self, key: str, for_s: float | None) -> _Ended:
         assert self._store is not None
@@ -267,3 +299,7 @@ class Each:
         except Exception as error:  # noqa: BLE001  the handler has run; what it did stands
             came.trouble = f"the idempotency store did not take that {key} has ended, and a replay may run it again: {says(error)}"
         return came
+
+
+def _place(record: Record) -> tuple[str, int]:
+    return record.sequence_number, record.sub_sequence_number

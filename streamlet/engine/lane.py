@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 from zlib import crc32
 
 from streamlet.core.batching import Batcher
@@ -20,7 +20,6 @@ from streamlet.core.failure import (
     Delivered,
     FailedFrom,
     FailureMachine,
-    Finished,
     GiveUp,
     Invoke,
     NotDelivered,
@@ -28,6 +27,8 @@ from streamlet.core.failure import (
     Throttled,
     Wait,
 )
+from streamlet.engine.each import Done
+from streamlet.engine.gate import Gate
 from streamlet.engine.invoke import Invoker
 from streamlet.hooks import BatchSettled, Event, HandlerFailed, Invoked, Trouble
 from streamlet.model.record import Record
@@ -50,6 +51,7 @@ class Shard(Protocol):
     """What a lane asks of its pump."""
 
     shard_id: str
+    gate: Gate
     behind_ms: int
     read_up_to_s: float  # everything that arrived before this moment, in epoch seconds, was read
 
@@ -82,7 +84,7 @@ class Shard(Protocol):
 class Lane:
     """One parallel slot. `run` ends when the shard has ended and everything is settled, or after `stop`."""
 
-    def __init__(self, shard: Shard, spec: ConsumerSpec, invoker: Invoker | None, clock: Clock) -> None:
+    def __init__(self, shard: Shard, spec: ConsumerSpec, invoker: Invoker, clock: Clock) -> None:
         self._shard, self._spec, self._invoker, self._clock = shard, spec, invoker, clock
         self._batcher = Batcher(spec.mapping.batch_size, spec.mapping.batching_window_s)
         self._numbers: deque[Numbers] = deque()  # of what waits; with one lane a whole read is one range
@@ -97,7 +99,7 @@ class Lane:
 
     def add(self, records: Sequence[Record], numbers: Numbers) -> None:
         """Records of this lane's keys, in shard order, and their numbers."""
-        self._batcher.add(records, self._clock.time())
+        self._batcher.add(records)
         self._numbers.append(numbers)
         self._news.set()
 
@@ -123,7 +125,7 @@ class Lane:
 
     async def _next_batch(self) -> list[Record] | None:
         while not self._stopping.is_set():
-            now_s = self._clock.time()
+            now_s = self._clock.monotonic()
             self._news.clear()
             batch = self._batcher.next_batch(now_s) or (self._batcher.flush() if self._ended or self._shard.full else None)
             if batch is not None:
@@ -140,11 +142,12 @@ class Lane:
         numbers = deque(_take(self._numbers, len(records)))
         machine = FailureMachine([record.arrived_at_s for record in records], self._spec.mapping.policy)
         given_up = told = 0
-        done: dict[int, Any] = {}  # what succeeded behind a failed record, for as long as this batch is open
-        while not isinstance(step := machine.next_step(self._clock.time()), Finished):
-            match step:
+        done: Done = {}  # what succeeded behind a failed record, for as long as this batch is open
+        while machine.settled < len(records) and not await self._shard.gate.held(self._stopping):
+            now_s = self._clock.time()
+            match step := machine.next_step(now_s):
                 case Wait(until_s=until_s):
-                    if await self._rest(self._stopping, until_s - self._clock.time()):
+                    if await self._rest(self._stopping, until_s - now_s):
                         break
                 case Invoke():
                     if not await self._invoke(records, step, machine, done):
@@ -177,17 +180,17 @@ class Lane:
             return False
         return True
 
-    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, done: dict[int, Any]) -> bool:
+    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, done: Done) -> bool:
         """Answer the step; False if the worker began to drain before anything was called."""
-        assert self._invoker is not None
-        invocation = await self._invoker.invoke(
-            records[step.start : step.stop],
-            start=step.start,
-            attempt=step.attempt,
-            shard_id=self._shard.shard_id,
-            millis_behind_latest=self._shard.behind_ms,
-            done=done,
-        )
+        with self._shard.gate:
+            invocation = await self._invoker.invoke(
+                records[step.start : step.stop],
+                start=step.start,
+                attempt=step.attempt,
+                shard_id=self._shard.shard_id,
+                millis_behind_latest=self._shard.behind_ms,
+                done=done,
+            )
         if invocation.trouble:
             self._shard.emit(Trouble(stream=self._spec.stream, shard_id=self._shard.shard_id, what="idempotency", error=invocation.trouble))
         self._feed(records, step, machine, invocation.outcome, invocation.chunk)

@@ -12,19 +12,22 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from math import inf
 from typing import Final
+from zlib import crc32
 
 from streamlet.core.checkpoint import LowWaterMark
 from streamlet.core.failure import FailedFrom, FailureMachine, FailurePolicy, Finished, GiveUp, Invoke, Wait
 from streamlet.core.prepared import GivenUp, PreparedRange
 from streamlet.core.rolling import MemoryBudget, OpenRange, Roll
+from streamlet.engine.gate import Gate
 from streamlet.engine.invoke import Invoker
-from streamlet.engine.lane import Lane, Numbers, lane_of
+from streamlet.engine.lane import Lane, Numbers
 from streamlet.engine.leases import Acquired, LeaseKeeper, Leases
 from streamlet.engine.ranges import Closer, OpenRows, document_of
 from streamlet.engine.windowed import WindowLane
 from streamlet.errors import ConfigurationError, InternalError, SinkError, StoreError
-from streamlet.hooks import Event, RecordsFiltered, RecordsGivenUp, ShardEnded, Trouble
+from streamlet.hooks import Event, RecordsFiltered, RecordsGivenUp, RecordsRead, ShardEnded, Trouble
 from streamlet.model.position import AT_TIMESTAMP, LATEST, TRIM_HORIZON, Position
 from streamlet.model.record import Record
 from streamlet.ports import Chunk, Clock, Executor, ShardReader, Source, StartingPosition
@@ -70,18 +73,20 @@ class Pump:
         clock: Clock,
         emit: Callable[[Event], None],
         budget: MemoryBudget,
+        gate: Gate | None = None,
     ) -> None:
         self._spec = spec
+        self.gate = gate or Gate()
         self.grip, self._lease = acquired.grip, acquired.lease
         self.shard_id = acquired.lease.key
         self._account = f"{spec.stream}/{self.shard_id}"
         self._source, self._keeper, self._leases = source, keeper, leases
         self._executor, self._clock, self._emit, self._budget = executor, clock, emit, budget
-        self._invoker = None if spec.kind == "window" else Invoker(spec, executor)
+        self._invoker = Invoker(spec, executor)
         self._criteria = spec.mapping.criteria
         self._lanes = (
-            [WindowLane(self, spec, executor, clock)]
-            if self._invoker is None
+            [WindowLane(self, spec, self._invoker, clock)]
+            if spec.kind == "window"
             else [Lane(self, spec, self._invoker, clock) for _ in range(spec.mapping.parallelization_factor)]
         )
         self._stopping = asyncio.Event()
@@ -94,7 +99,7 @@ class Pump:
         # How far everything is settled, and how far the lease row knows it, as a count of records.
         self._mark = LowWaterMark()
         self._written = 0
-        self._written_at_s = 0.0
+        self._written_at_s = -inf
         self._in_hand: deque[tuple[int, int]] = deque()  # per read: the number after its last record, its bytes
         self._in_hand_bytes = 0
         factor = len(self._lanes)
@@ -193,7 +198,7 @@ class Pump:
 
     async def _wait_for_news(self, wake_at_s: float | None) -> None:
         try:
-            async with asyncio.timeout(None if wake_at_s is None else max(0.0, wake_at_s - self._clock.time())):
+            async with asyncio.timeout(None if wake_at_s is None else max(0.0, wake_at_s - self._clock.monotonic())):
                 await self._news.wait()
         except TimeoutError:
             pass
@@ -208,10 +213,12 @@ class Pump:
                     lane.look()
                 self._room.clear()
                 await self._room.wait()
+            await self.gate.opened()
             begun_s = self._clock.time()
             fetch = await reader.read()
             self.behind_ms = fetch.millis_behind_latest
             if fetch.records:
+                self.emit(RecordsRead(stream=self._spec.stream, shard_id=self.shard_id, records=len(fetch.records)))
                 await self._pin_latest(fetch.records[0])
                 self._hand_out(fetch.records)
             self.read_up_to_s = begun_s - self.behind_ms / 1000
@@ -240,7 +247,7 @@ class Pump:
             if passes is not None and not passes(record.data):
                 filtered.append(number)
                 continue
-            n = lane_of(record.partition_key, factor) if factor > 1 else 0
+            n = crc32(record.partition_key.encode()) % factor  # lane_of without the call: two fifths of this loop
             shares[n].append(record)
             numbers[n].append(number)
         for n, lane in enumerate(self._lanes):
@@ -250,7 +257,7 @@ class Pump:
             self.emit(RecordsFiltered(stream=self._spec.stream, shard_id=self.shard_id, records=len(filtered)))
             if self._closer is not None:
                 # The checkpoint follows also where nothing passes: the range then closes by its age.
-                self._open.add(0, 0, self._clock.time())
+                self._open.add(0, 0, self._clock.monotonic())
             self.settled([filtered])
 
     async def _pin_latest(self, first: Record) -> None:
@@ -276,7 +283,7 @@ class Pump:
             return
         self._rows.took(records, chunk)
         if chunk is not None:
-            self._open.add(chunk.rows, chunk.size_bytes, self._clock.time())
+            self._open.add(chunk.rows, chunk.size_bytes, self._clock.monotonic())
             self._budget.set(self._account, self._open.bytes)
 
     @property
@@ -314,7 +321,7 @@ class Pump:
         if self._closer is not None:
             # To prepare, "given up" settles a record; its document is sent between prepare and commit.
             self._rows.gave_up(run, records)
-            self._open.gave_up(self._clock.time())
+            self._open.gave_up(self._clock.monotonic())
         elif destination is not None:
             document = document_of(run, records, name=self._spec.name, stream=self._spec.stream, shard_id=self.shard_id)
             try:
@@ -350,12 +357,12 @@ class Pump:
                     raise
                 # Without a sink a late checkpoint only means that records may come twice after a crash.
                 self._trouble("checkpoint", error)
-                self._written_at_s = self._clock.time()
+                self._written_at_s = self._clock.monotonic()
 
     # ── checkpoints ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _due(self) -> bool:
-        now_s = self._clock.time()
+        now_s = self._clock.monotonic()
         if self._closer is not None:
             return self._open.due(now_s) or self._budget.should_roll(self._account)
         return self._unwritten and now_s - self._written_at_s >= CHECKPOINT_EVERY_S
@@ -382,7 +389,7 @@ class Pump:
         elif self._unwritten:
             count, position = self._mark.settled_count, self._mark.mark
             await self._leases.call(self._keeper.checkpoint, self.grip, position)
-            self._written, self._written_at_s = count, self._clock.time()
+            self._written, self._written_at_s = count, self._clock.monotonic()
 
     def emit(self, event: Event) -> None:
         """Tell the listeners."""
@@ -444,10 +451,12 @@ class Pump:
                         if await self._stopped_within(until_s - self._clock.time()):
                             raise _DrainedInReplay
                     case Invoke():
-                        assert self._invoker is not None, "a range is prepared with a sink, which windows have not"
-                        invocation = await self._invoker.invoke(
-                            batch[step.start : step.stop], start=step.start, attempt=step.attempt, shard_id=self.shard_id
-                        )
+                        if await self.gate.held(self._stopping):
+                            raise _DrainedInReplay
+                        with self.gate:
+                            invocation = await self._invoker.invoke(
+                                batch[step.start : step.stop], start=step.start, attempt=step.attempt, shard_id=self.shard_id
+                            )
                         if invocation.chunk is not None and invocation.chunk.rows:
                             rows.chunks.append(invocation.chunk)
                         if isinstance(invocation.outcome, FailedFrom):

@@ -5,10 +5,14 @@ the stream's shards, and drains. A drain is a numbered list, and each step follo
 
     1  stop taking leases            or a shard that is given back would come straight back
     2  tell the pumps to stop        they read no more, and finish the batch in hand (a waiting retry is left to the next holder)
-    3  each closes its open range    so that its work is kept: prepare, put, commit
-    4  each releases its lease       only now may another worker start there
-    5  whoever is not done in time   is cancelled; its lease expires, its prepared range is completed by the next holder
-    6  end the lease thread          last, since steps 3 to 5 write leases
+    3  the gate is lifted            what a pause holds back would wait for ever; told to stop, it begins no call
+    4  each closes its open range    so that its work is kept: prepare, put, commit
+    5  each releases its lease       only now may another worker start there
+    6  whoever is not done in time   is cancelled; its lease expires, its prepared range is completed by the next holder
+    7  end the lease thread          last, since steps 4 to 6 write leases
+
+A consumer is paused by its gate (gate.py). Its leases are renewed, its checkpoints follow, its open ranges close by their age; it
+takes no further leases, or the shards of a worker that has died would stand still here while others could read them.
 """
 
 from __future__ import annotations
@@ -18,10 +22,24 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from streamlet.core.rolling import MemoryBudget
+from streamlet.engine.gate import Gate
 from streamlet.engine.leases import Acquired, Broken, LeaseEvent, LeaseKeeper, LeaseRunner, LeaseThread, Lost, StoreTrouble
 from streamlet.engine.pump import End, Pump
 from streamlet.errors import AccessRefused, InternalError, LeaseLost, ServiceError, StoreError, StreamletError, UsageError
-from streamlet.hooks import Drained, Draining, Event, LeaseReleased, LeaseTaken, LeaseWentAway, Listener, ShardStopped, Trouble
+from streamlet.hooks import (
+    Drained,
+    Draining,
+    Event,
+    LeaseReleased,
+    LeaseTaken,
+    LeaseWentAway,
+    Listener,
+    Paused,
+    Pausing,
+    Resumed,
+    ShardStopped,
+    Trouble,
+)
 from streamlet.ports import Clock, Executor, LeaseStore, Random, Source
 from streamlet.spec import ConsumerSpec
 
@@ -36,7 +54,8 @@ class Supervisor:
     """Runs one consumer until it is told to stop.
 
     `failover_s`: how long a lease must stand still before it counts as abandoned. `worker_id` must be new for every process
-    start. After `run` returns, `failures` holds what stopped single shards. `lease_runner` is made with keeper, store and clock: a
+    start. `gate` pauses it; without one it begins as the mapping's `enabled` says. After `run` returns, `failures` holds what stopped
+    single shards. `lease_runner` is made with keeper, store and clock: a
     thread, or on virtual time something that needs none.
     """
 
@@ -56,6 +75,7 @@ class Supervisor:
         drain_timeout_s: float = DRAIN_TIMEOUT_S,
         budget: MemoryBudget | None = None,
         lease_runner: Callable[..., LeaseRunner] = LeaseThread,
+        gate: Gate | None = None,
     ) -> None:
         self._spec, self._source, self._store = spec, source, store
         self._clock, self._random, self._executor = clock, random, executor
@@ -64,6 +84,7 @@ class Supervisor:
         self._shard_sync_s, self._drain_timeout_s = shard_sync_s, drain_timeout_s
         self._budget = budget or MemoryBudget(SINK_MEMORY_BYTES_MAX)
         self._lease_runner = lease_runner
+        self.gate = gate or Gate(shut=not spec.mapping.enabled)
         self._stopping = asyncio.Event()
         self._sync_now = asyncio.Event()
         self._pumps: dict[str, tuple[Pump, asyncio.Task[None]]] = {}
@@ -78,6 +99,7 @@ class Supervisor:
     async def run(self) -> None:
         """Run until `stop`. Raises UsageError, ServiceError, StoreError or SinkError for what can never work from the start,
         and the HandlerError of a handler that is wrong."""
+        self._spec.mapping.check_start(self._clock.time())
         if self._spec.sink is not None:
             await self._executor.run(self._spec.sink.check)
         shards = list(await self._source.list_shards())
@@ -97,9 +119,14 @@ class Supervisor:
             async with asyncio.TaskGroup() as tg:
                 self._tg, self._open = tg, True
                 try:
-                    await self._leases.call(self._keeper.start_taking)
+                    told: type[Event] | None = None
+                    if not self.gate.shut:
+                        await self._leases.call(self._keeper.start_taking)
+                        told = Resumed
+                    watching = tg.create_task(self._watch_gate(told), name="gate")
                     syncing = tg.create_task(self._keep_in_step(), name="shard sync")
                     await self._stopping.wait()
+                    watching.cancel()
                     syncing.cancel()
                     await self._drain()
                 finally:
@@ -119,6 +146,7 @@ class Supervisor:
         tasks = [task for _, task in self._pumps.values()]
         for pump, _ in self._pumps.values():
             pump.stop()
+        self.gate.lift()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=self._drain_timeout_s)
             for task in late:
@@ -127,6 +155,26 @@ class Supervisor:
                 self._emit(
                     Trouble(stream=self._spec.stream, what="drain", error=f"{len(late)} shards not done in time; their leases expire")
                 )
+
+    async def _watch_gate(self, told: type[Event] | None) -> None:
+        """Follow pauses, with leases and events. `told` is what was told last: Resumed at the start of one that is not paused."""
+        while True:
+            self.gate.news.clear()
+            if not self.gate.shut:
+                now: type[Event] = Resumed
+            elif self.gate.busy:
+                now = Pausing
+            else:
+                now = Paused
+            if now is told:
+                await self.gate.news.wait()
+                continue
+            if told is Resumed:
+                await self._leases.call(self._keeper.stop_taking)
+            told = now
+            self._emit(now(stream=self._spec.stream))
+            if now is Resumed:
+                await self._leases.call(self._keeper.start_taking)
 
     # ── lease events ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -164,6 +212,7 @@ class Supervisor:
             clock=self._clock,
             emit=self._emit,
             budget=self._budget,
+            gate=self.gate,
         )
         if self._stopping.is_set():
             pump.stop()

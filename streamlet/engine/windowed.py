@@ -4,55 +4,40 @@ core/windows says which records may be one batch, what state a call carries, and
 it beside the failure machine. There is one lane: the windows of a shard are one chain of states.
 
 The state is not stored. While a window is open the shard's checkpoint stays before the window's first record (`may_checkpoint`),
-and whoever comes next builds the state again. A drain makes no final call, for the same reason.
-
-    what the handler did                                   outcome                          function_error
-    returned a state                                       Succeeded; the next call gets it
-    raised BatchFailed(k, function_error, state=…)         FailedFrom(k); the next call gets the state if k is not the first
-    raised anything else                                   FailedFrom(first)                "Unhandled"
-    returned no state, or none that is JSON                FailedFrom(first)                None
+and whoever comes next builds the state again. A drain makes no final call, for the same reason. What a call of the handler
+leads to stands in engine/invoke.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
-import msgspec
-
+from streamlet.core.batching import PAYLOAD_BYTES_MAX, Batcher
 from streamlet.core.failure import FailedFrom, FailureMachine, Invoke, Succeeded, Throttled, Wait
-from streamlet.core.windows import Idle, NoState, WindowCall, WindowMachine, state_of
-from streamlet.engine.each import is_ours, says
-from streamlet.engine.invoke import BatchFailed, NotTaken, is_async
+from streamlet.core.windows import STATE_BYTES_MAX, Idle, WindowCall, WindowMachine
+from streamlet.engine.each import Done
+from streamlet.engine.invoke import Invocation, Invoker
 from streamlet.engine.lane import Lane, Shard
 from streamlet.hooks import Invoked, Trouble
-from streamlet.model.batch import Batch
 from streamlet.model.record import Record
 from streamlet.model.window import Window
-from streamlet.ports import Clock, Executor
+from streamlet.ports import Clock
 from streamlet.spec import ConsumerSpec
 
 __all__ = ["WindowLane"]
 
 
-class _Answer(msgspec.Struct, frozen=True):
-    outcome: Succeeded | FailedFrom | Throttled
-    window: Window
-    state: bytes | None = None
-
-
 class WindowLane(Lane):
     """The lane of a shard with tumbling windows."""
 
-    def __init__(self, shard: Shard, spec: ConsumerSpec, executor: Executor, clock: Clock) -> None:
-        super().__init__(shard, spec, None, clock)
-        self._executor = executor
-        self._async = spec.handler is not None and is_async(spec.handler)
+    def __init__(self, shard: Shard, spec: ConsumerSpec, invoker: Invoker, clock: Clock) -> None:
+        super().__init__(shard, spec, invoker, clock)
         self._windows = WindowMachine(spec.mapping.tumbling_window_s, spec.mapping.policy)
+        # The event carries the state, too: records of 6 MB beside one of 1 MB would be refused for ever.
+        mapping = spec.mapping
+        self._batcher = Batcher(mapping.batch_size, mapping.batching_window_s, PAYLOAD_BYTES_MAX - STATE_BYTES_MAX)
 
     @property
     def may_checkpoint(self) -> bool:
@@ -75,8 +60,12 @@ class WindowLane(Lane):
                     self._windows.read_up_to(self._shard.read_up_to_s)
             if self._windows.is_closing:
                 continue
-            wakes = [at_s for at_s in (self._batcher.wake_at_s(), self._ends_at_s()) if at_s is not None and at_s > now_s]
-            await self._rest(self._news, min(wakes) - now_s if wakes else None)
+            rests_s = []
+            if (at_s := self._batcher.wake_at_s()) is not None:
+                rests_s.append(at_s - self._clock.monotonic())
+            if (at_s := self._ends_at_s()) is not None:
+                rests_s.append(at_s - now_s)
+            await self._rest(self._news, min((rest_s for rest_s in rests_s if rest_s > 0), default=None))
         return None
 
     def _admitted(self, now_s: float) -> list[Record] | None:
@@ -84,7 +73,7 @@ class WindowLane(Lane):
         # What gathers goes at the window's end: a window closes only over what is settled.
         ends_at_s = self._ends_at_s()
         at_once = self._ended or self._shard.full or (ends_at_s is not None and now_s >= ends_at_s)
-        return self._batcher.next_batch(now_s, self._admit) or (self._batcher.flush(self._admit) if at_once else None)
+        return self._batcher.next_batch(self._clock.monotonic(), self._admit) or (self._batcher.flush(self._admit) if at_once else None)
 
     def _admit(self, records: Sequence[Record]) -> int:
         return self._windows.admit([record.arrived_at_s for record in records])
@@ -101,6 +90,8 @@ class WindowLane(Lane):
                 if await self._rest(self._stopping, step.until_s - self._clock.time()):
                     return False
                 continue
+            if await self._shard.gate.held(self._stopping):
+                return False
             answer = await self._call([], step.call, 0, step.attempt)
             succeeded = isinstance(answer.outcome, Succeeded)
             if not isinstance(answer.outcome, Throttled):
@@ -113,7 +104,7 @@ class WindowLane(Lane):
                         done=0,
                         failed=not succeeded,
                         error=answer.outcome.error if isinstance(answer.outcome, FailedFrom) else "",
-                        window=answer.window,
+                        window=_window_of(step.call),
                     )
                 )
             self._windows.feed(step.step_id, succeeded=succeeded, now_s=self._clock.time(), throttled=isinstance(answer.outcome, Throttled))
@@ -125,48 +116,33 @@ class WindowLane(Lane):
                 self._shard.emit(Trouble(stream=self._spec.stream, shard_id=self._shard.shard_id, what=what, error=answer.outcome.error))
         return True
 
-    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, done: dict[int, Any]) -> bool:
-        if not await self._close_windows():  # a state that grew too large ends its window in the middle of a batch
+    async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, done: Done) -> bool:
+        # A state that grew too large ends its window in the middle of a batch.
+        if not await self._close_windows() or await self._shard.gate.held(self._stopping):
             return False
         part = records[step.start : step.stop]
-        answer = await self._call(part, self._windows.call(), step.start, step.attempt)
-        if answer.state is not None and (not isinstance(answer.outcome, FailedFrom) or answer.outcome.index > step.start):
+        call = self._windows.call()
+        answer = await self._call(part, call, step.start, step.attempt)
+        if answer.state is not None:
             self._windows.took(answer.state)
-        self._feed(records, step, machine, answer.outcome, None, answer.window)
+        self._feed(records, step, machine, answer.outcome, None, _window_of(call))
         return True
 
-    async def _call(self, records: Sequence[Record], call: WindowCall, start: int, attempt: int) -> _Answer:
-        handler = self._spec.handler
-        assert handler is not None
-        window = Window(_utc(call.start_s), _utc(call.end_s), call.is_final, call.is_terminated_early)
-        behind_ms = self._shard.behind_ms
-        batch = Batch(records, self._spec.stream, self._shard.shard_id, attempt, behind_ms, window)
-        state = json.loads(call.state)
-        try:
-            result = handler(batch, state) if self._async else await self._executor.run(handler, batch, state)
-            if inspect.isawaitable(result):
-                result = await result
-        except NotTaken:
-            return _Answer(Throttled(), window)
-        except asyncio.CancelledError as error:
-            if is_ours():
-                raise
-            return _Answer(FailedFrom(start, "Unhandled", says(error)), window)
-        except BatchFailed as error:
-            carried = state_of({"state": error.state})
-            failed = FailedFrom(start + error.index, error.function_error, str(error))
-            return _Answer(failed, window, None if isinstance(carried, NoState) else carried)
-        except (Exception, SystemExit) as error:  # noqa: BLE001  whatever a handler raises is its batch's failure
-            return _Answer(FailedFrom(start, "Unhandled", says(error)), window)
-        finally:
-            for record in records:
-                record.forget_value()
-        if result is None and call.is_final:
-            result = {}  # nobody reads it
-        carried = state_of({"state": result})
-        if isinstance(carried, NoState):
-            return _Answer(FailedFrom(start, None, carried.error), window)
-        return _Answer(Succeeded(), window, carried)
+    async def _call(self, records: Sequence[Record], call: WindowCall, start: int, attempt: int) -> Invocation:
+        with self._shard.gate:
+            return await self._invoker.invoke(
+                records,
+                start=start,
+                attempt=attempt,
+                shard_id=self._shard.shard_id,
+                millis_behind_latest=self._shard.behind_ms,
+                window=_window_of(call),
+                state=json.loads(call.state),
+            )
+
+
+def _window_of(call: WindowCall) -> Window:
+    return Window(_utc(call.start_s), _utc(call.end_s), call.is_final, call.is_terminated_early)
 
 
 def _utc(epoch_s: int) -> datetime:

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from hashlib import md5
 from typing import Final, NamedTuple
 
+from streamlet.kpl import MAGIC
+
 __all__ = ["MAGIC", "UserRecord", "deaggregate"]
 
-MAGIC: Final = b"\xf3\x89\x9a\xc2"
 _DIGEST_BYTES: Final = 16
 _VARINT_BYTES_MAX: Final = 10
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
@@ -113,6 +114,8 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
     """An unsigned integer of up to 64 bits, low groups of seven bits first, and where it ends."""
+    if at < len(message) and (value := message[at]) < 0x80:
+        return value, at + 1  # nearly all are below 128
     value = 0
     for place, byte in enumerate(message[at : at + _VARINT_BYTES_MAX]):
         value |= (byte & 0x7F) << (7 * place)

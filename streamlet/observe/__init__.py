@@ -1,1 +1,1 @@
-"""Listeners: what hooks tell, for people and machines. `logs` puts events into words; metrics and traces come beside it."""
+"""Listeners: what hooks tell, for people and machines. `logs` puts events into words, `counts` adds up under the names of AWS's metrics."""

@@ -7,7 +7,6 @@ import logging
 import msgspec
 
 from streamlet.hooks import (
-    BatchSettled,
     Drained,
     Draining,
     Event,
@@ -16,11 +15,12 @@ from streamlet.hooks import (
     LeaseReleased,
     LeaseTaken,
     LeaseWentAway,
+    Paused,
+    Pausing,
     RangeCommitted,
-    RangePrepared,
-    RecordsFiltered,
     RecordsGivenUp,
     RecordsTrimmed,
+    Resumed,
     ShardEnded,
     ShardStopped,
     Trouble,
@@ -36,6 +36,15 @@ _LEVELS: dict[type[Event], int] = {
     Trouble: logging.WARNING,
     RecordsTrimmed: logging.ERROR,
     ShardStopped: logging.ERROR,
+}
+
+_FIXED: dict[type[Event], str] = {
+    ShardEnded: "at its end; its children may start",
+    Pausing: "pausing, the calls in hand are finished first",
+    Paused: "paused, position and leases are kept",
+    Resumed: "goes on",
+    Draining: "draining, the batches in hand are finished first (a second signal ends at once)",
+    Drained: "drained",
 }
 
 
@@ -69,8 +78,6 @@ def words(event: Event) -> str | None:
             return f"{where}: given away: {reason}"
         case LeaseReleased(checkpoint=why):
             return f"{where}: released ({why})"
-        case ShardEnded():
-            return f"{where}: at its end; its children may start"
         case HandlerFailed(attempt=attempt, error=error, records=count):
             return f"{where}: attempt {attempt} failed, {_counted(count, 'record')} not done: {error}"
         case RecordsGivenUp(records=count, first=first, condition=condition, delivered_to=target, error=error):
@@ -86,10 +93,5 @@ def words(event: Event) -> str | None:
             return f"{where}: THIS SHARD HAS STOPPED: {error}"
         case Trouble(what=what, error=error):
             return f"{where}: {what}: {error}"
-        case Draining():
-            return f"{where}: draining, the batches in hand are finished first (a second signal ends at once)"
-        case Drained():
-            return f"{where}: drained"
-        case BatchSettled() | Invoked() | RangePrepared() | RecordsFiltered():
-            return None
-    return None
+    said = _FIXED.get(type(event))
+    return said and f"{where}: {said}"

@@ -8,9 +8,11 @@ would have had:
     done up to record k                       {"batchItemFailures": [k]}: AWS comes again with k and all after it
     a batch handler raised                    its exception, which AWS counts as a function error (and bisects)
     time runs short before record k           as "done up to record k"
-    k is inside a KPL aggregate               the aggregate is named: AWS knows no smaller unit, so its first user records come again
+    k is inside a KPL aggregate               the aggregate is named, and comes again as a whole (kpl/user_records)
     an idempotency store failed at the first  the store's exception
     on_window returned a state                {"state": …, "batchItemFailures": []}
+    it raised RecordFailed(record k, state)   {"state": …, "batchItemFailures": [k]}
+    it raised anything else                   its exception: AWS comes again with the state of before
     on_s3 raised                              its exception: AWS calls again with the whole event
 
 **Time.** Lambda kills a function that is out of time, and with it what was done in its batch. So `on_record` begins nothing in
@@ -32,18 +34,20 @@ import contextlib
 import contextvars
 import inspect
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, Final, TypeVar
 
-from streamlet.core.failure import FailedFrom, Succeeded
-from streamlet.engine.each import Deadline, checked
-from streamlet.engine.invoke import Invoker
-from streamlet.errors import ConfigurationError, HandlerError
-from streamlet.model.batch import Batch
+from streamlet.core.failure import FailedFrom, Outcome, Succeeded
+from streamlet.engine.each import Deadline, checked, is_ours, says
+from streamlet.engine.invoke import Invoker, is_async
+from streamlet.errors import ConfigurationError, HandlerError, UsageError
+from streamlet.model.arn import partition_of
 from streamlet.model.record import Record
 from streamlet.ports import Executor, Span
 from streamlet.runtimes import lambda_context, lambda_events
-from streamlet.spec import Application, ConsumerSpec, ObjectSpec
+from streamlet.spec import ConsumerSpec, LambdaApplication, ObjectSpec
 
 __all__ = ["LambdaRuntime"]
 
@@ -53,10 +57,20 @@ RESPONSE_BYTES_MAX: Final = 6 * 1024 * 1024
 
 
 class _Inline:
-    """Lambda runs one invocation at a time: blocking calls block nobody."""
+    """Lambda runs one invocation at a time: blocking calls block nobody. They see no loop, as on a worker's threads: a plain handler may
+    call asyncio.run, and libraries that refuse to block inside a loop work. The functions are for writers of loops (see "Extending" in
+    asyncio's reference)."""
 
     async def run(self, function: Callable[..., T], /, *args: Any) -> T:
-        return function(*args)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        asyncio._leave_task(loop, task)  # noqa: SLF001
+        asyncio._set_running_loop(None)  # noqa: SLF001
+        try:
+            return function(*args)
+        finally:
+            asyncio._set_running_loop(loop)  # noqa: SLF001
+            asyncio._enter_task(loop, task)  # noqa: SLF001
 
 
 class _Threads:
@@ -77,15 +91,17 @@ class _Threads:
 class LambdaRuntime:
     """Callable as Lambda's handler. One per App and execution environment."""
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: LambdaApplication) -> None:
         self._app = app
         self._executors: list[_Threads] = []
         self._consumers = {spec.stream: spec for spec in app.consumers}
-        self._invokers = {spec.stream: Invoker(spec, self._executor(spec)) for spec in app.consumers if spec.kind != "window"}
+        self._invokers = {spec.stream: Invoker(spec, self._executor(spec)) for spec in app.consumers}
         self._buckets = {spec.bucket: spec for spec in app.buckets}
         self._runner = asyncio.Runner()
         self._lifespan: contextlib.AsyncExitStack | None = None
         self._lifespan_context = contextvars.Context()
+        self._lifespan_variables: list[tuple[ContextVar[Any], Any]] = []
+        self._at_work = threading.Lock()
 
     def _executor(self, spec: ConsumerSpec) -> Executor:
         if spec.concurrency == 1:
@@ -95,28 +111,44 @@ class LambdaRuntime:
 
     def __call__(self, event: Any, context: Any) -> dict[str, Any] | None:
         """Handle one event. Raises what a batch handler raised, so that Lambda counts a function error."""
-        caller = contextvars.copy_context()
-        if self._lifespan is None:
-            self._lifespan_context = contextvars.copy_context()
-            self._runner.run(self._begin(), context=self._lifespan_context)
-        for variable, value in self._lifespan_context.items():
-            if variable not in caller:
-                caller.run(variable.set, value)
-        return self._runner.run(self._handle(event, context), context=caller)
+        with self.alone("lambda_handler, event, context"):
+            caller = contextvars.copy_context()
+            if self._lifespan is None:
+                self._lifespan_context = caller.copy()
+                self._runner.run(self._begin(), context=self._lifespan_context)
+                self._lifespan_variables = [pair for pair in self._lifespan_context.items() if pair[0] not in caller]
+            for variable, value in self._lifespan_variables:
+                if variable not in caller:
+                    caller.run(variable.set, value)
+            return self._runner.run(self._handle(event, context), context=caller)
+
+    @contextlib.contextmanager
+    def alone(self, call: str) -> Iterator[None]:
+        """While nobody else is at work here. Raises UsageError inside an event loop, or while an invocation is under way."""
+        if asyncio._get_running_loop() is not None:  # noqa: SLF001  answers None where there is none
+            raise UsageError(f"this is inside an event loop, and the app has its own: await asyncio.to_thread(app.{call})")
+        if not self._at_work.acquire(blocking=False):
+            raise UsageError(
+                f"an invocation of app {self._app.name!r} is under way: Lambda runs one at a time in an execution environment, so wait "
+                "for it, or make an App for each thread"
+            )
+        try:
+            yield
+        finally:
+            self._at_work.release()
 
     def close(self) -> None:
         """Leave the lifespan, close stores and the loop. Lambda itself never calls it: it freezes the process."""
         lifespan, self._lifespan = self._lifespan, None
-        try:
-            if lifespan is not None:
-                self._runner.run(lifespan.aclose(), context=self._lifespan_context)
-        finally:
-            for executor in self._executors:
-                executor.close()
+        with contextlib.ExitStack() as stack:  # each, also if another one cannot be closed
+            stack.callback(self._runner.close)
             for spec in self._consumers.values():
                 if spec.idempotency is not None:
-                    spec.idempotency.close()
-            self._runner.close()
+                    stack.callback(spec.idempotency.close)
+            for executor in self._executors:
+                stack.callback(executor.close)
+            if lifespan is not None:
+                self._runner.run(lifespan.aclose(), context=self._lifespan_context)
 
     async def _begin(self) -> None:
         stack = contextlib.AsyncExitStack()
@@ -144,15 +176,13 @@ class LambdaRuntime:
             )
         records = lambda_events.records_of(event.get("Records") or [], source.stream, source.shard_id, spec.decoder)
         if spec.kind == "window":
-            return await _window(spec, event, records, source.shard_id)
+            return await self._window(spec, event, records, source.shard_id)
         deadline = None
         if math.isfinite(context.remaining_s()):
             deadline = Deadline(context.remaining_s, self._app.deadline_margin_s)
         return await self._records(spec, records, source.shard_id, deadline)
 
     async def _records(self, spec: ConsumerSpec, records: list[Record], shard_id: str, deadline: Deadline | None) -> dict[str, Any]:
-        if not records:  # aggregates without user records
-            return _failures()
         invocation = await self._invokers[spec.stream].invoke(records, start=0, shard_id=shard_id, deadline=deadline)
         outcome = invocation.outcome
         if spec.sink is not None and invocation.chunk is not None and invocation.chunk.rows:
@@ -160,11 +190,33 @@ class LambdaRuntime:
             span = Span(spec.stream, shard_id, taken[0].position, taken[-1].position)
             for item in spec.sink.build([invocation.chunk], span, positions=True):
                 spec.sink.put(item)
-        if isinstance(outcome, Succeeded):
-            return _failures()
         if invocation.cause is not None:
             raise invocation.cause
-        return _failures(records[outcome.index if isinstance(outcome, FailedFrom) else 0].sequence_number)
+        return _failures(records, outcome)
+
+    async def _window(self, spec: ConsumerSpec, event: Any, records: list[Record], shard_id: str) -> dict[str, Any]:
+        """One call in a tumbling window.
+
+        A state above 1 MB passes: AWS ends the window early then, and the next call is a final one (core/windows does the same)."""
+        import json  # a function without windows does not pay for it
+
+        handed = event.get("state")
+        handed = {} if handed is None else handed
+        before = json.dumps(handed)  # what the handler does to it must not come back where the call made no progress
+        invocation = await self._invokers[spec.stream].invoke(
+            records, start=0, shard_id=shard_id, window=lambda_events.window_of(event), state=handed
+        )
+        if invocation.cause is not None:
+            raise invocation.cause
+        if invocation.state is None:
+            return {"state": json.loads(before), **_failures(records, invocation.outcome)}
+        if len(invocation.state) > RESPONSE_BYTES_MAX - 1024:
+            name = getattr(spec.handler, "__name__", "the handler")
+            raise HandlerError(
+                f"{name} returned a state of {len(invocation.state):,} bytes: Lambda takes answers of up to 6 MB, and ends a window early "
+                "above 1 MB of state"
+            )
+        return {"state": json.loads(invocation.state), **_failures(records, invocation.outcome)}
 
     async def _objects(self, event: Any, raw: Any) -> None:
         """In order. The first handler that raises ends it: Lambda calls again with all of them."""
@@ -178,44 +230,25 @@ class LambdaRuntime:
                 )
             handlers.append(self._buckets[thing.bucket])
         for thing, spec in zip(told, handlers, strict=True):
-            lambda_context.CURRENT.set(lambda_context.of(raw, f"arn:aws:s3:::{thing.bucket}", ""))
+            lambda_context.CURRENT.set(lambda_context.of(raw, f"arn:{partition_of(thing.region)}:s3:::{thing.bucket}", ""))
             await _called(spec.handler, thing.bucket, thing)
 
 
-def _failures(*sequence_numbers: str) -> dict[str, Any]:
-    return {"batchItemFailures": [{"itemIdentifier": number} for number in sequence_numbers]}
+def _failures(records: Sequence[Record], outcome: Outcome) -> dict[str, Any]:
+    """What is not done of the records begins with the one that is named."""
+    if isinstance(outcome, Succeeded):
+        return {"batchItemFailures": []}
+    failed = records[outcome.index if isinstance(outcome, FailedFrom) else 0]
+    return {"batchItemFailures": [{"itemIdentifier": failed.sequence_number}]}
 
 
 async def _called(handler: Callable[..., Any], where: str, *args: Any) -> Any:
-    """Also of a plain function around an async one, as decorators make them. What has not run by then is no success."""
-    result = handler(*args)
-    return checked(await result if inspect.isawaitable(result) else result, where)
-
-
-async def _window(spec: ConsumerSpec, event: Any, records: list[Record], shard_id: str) -> dict[str, Any]:
-    """One call in a tumbling window. What the handler raises fails the whole call: AWS comes again with the same state.
-
-    A state above 1 MB passes: AWS ends the window early then, and the next call is a final one (core/windows does the same)."""
-    assert spec.handler is not None
-    import json
-
-    window = lambda_events.window_of(event)
-    batch = Batch(records, spec.stream, shard_id, window=window)
-    handed = event.get("state")
-    state = await _called(spec.handler, spec.stream, batch, {} if handed is None else handed)
-    if state is None and window.is_final:
-        state = {}  # nobody reads it
-    name = getattr(spec.handler, "__name__", "the handler")
-    if state is None:
-        raise HandlerError(f"{name} returned no state: return what its next call in the window shall get, at least {{}}")
+    """Also of a plain function around an async one, as decorators make them. What has not run by then is no success, and what ends
+    the process elsewhere is an error of this call."""
     try:
-        size = len(json.dumps(state, allow_nan=False, ensure_ascii=False).encode())
-    except (TypeError, ValueError, RecursionError) as error:
-        raise HandlerError(
-            f"{name} returned a state that is not JSON ({error}): use dicts with text keys, lists, text and numbers"
-        ) from error
-    if size > RESPONSE_BYTES_MAX - 1024:
-        raise HandlerError(
-            f"{name} returned a state of {size:,} bytes: Lambda takes answers of up to 6 MB, and ends a window early above 1 MB of state"
-        )
-    return {"state": state, **_failures()}
+        result = handler(*args) if is_async(handler) else await _Inline().run(handler, *args)
+        return checked(await result if inspect.isawaitable(result) else result, where)
+    except (SystemExit, asyncio.CancelledError) as error:
+        if is_ours():
+            raise
+        raise RuntimeError(says(error)) from error

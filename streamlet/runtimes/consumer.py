@@ -12,16 +12,19 @@ up as the options say). Leaving the block without an answer leaves the batch uns
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
 from streamlet.codecs.json import decoder_for
+from streamlet.engine.gate import Gate
 from streamlet.engine.invoke import NotTaken, RecordFailed
 from streamlet.errors import StreamletError, UsageError
 from streamlet.hooks import Event, Listener, ShardStopped
 from streamlet.model.batch import Batch
 from streamlet.model.record import Record
+from streamlet.ports import LeaseStore
 from streamlet.runtimes.worker import WorkerOptions, supervised
 from streamlet.spec import ConsumerSpec, EventSourceMapping, check_stream_name
 
@@ -78,7 +81,8 @@ class ReceivedBatch:
 
 
 class Consumer:
-    """Consumes a stream from within your own loop. Options: those of `WorkerOptions` and of `EventSourceMapping`."""
+    """Consumes a stream from within your own loop. Options: those of `WorkerOptions` and of `EventSourceMapping`; as with an App,
+    `STREAMLET_BATCH_SIZE` and its like override the latter."""
 
     def __init__(
         self,
@@ -88,7 +92,7 @@ class Consumer:
         decode: Any = None,
         endpoint_url: str | None = None,
         region: str | None = None,
-        state: str | None = None,
+        state: str | Callable[[str], LeaseStore] | None = None,
         failover_s: float = 10.0,
         poll_interval_s: float = 1.0,
         listeners: Sequence[Listener] = (),
@@ -110,8 +114,9 @@ class Consumer:
             kind="batch",
             handler=self._hand_over,
             decoder=decoder_for(decode),
-            mapping=EventSourceMapping.of(mapping, options),
+            mapping=EventSourceMapping.of(mapping, options).overridden(os.environ),
         )
+        self._gate = Gate(shut=not self._spec.mapping.enabled)
         # One batch per lane is in hand at most (each lane waits for its answer), so the queue is bounded by shards and factor.
         self._waiting: asyncio.Queue[ReceivedBatch | None] = asyncio.Queue()
         self._stack = AsyncExitStack()
@@ -119,10 +124,12 @@ class Consumer:
         self._closing = False
         self._entered = False
         self._unanswered: set[asyncio.Future[None]] = set()
+        self._unseen: set[asyncio.Future[None]] = set()  # of batches that the loop has not taken yet
 
     async def __aenter__(self) -> Self:
         try:
-            self._supervisor = (await self._stack.enter_async_context(supervised([self._spec], self._options, self._spec.name)))[0]
+            made = supervised([self._spec], self._options, self._spec.name, gates={self._spec.stream: self._gate})
+            self._supervisor = (await self._stack.enter_async_context(made))[0]
             group = await self._stack.enter_async_context(asyncio.TaskGroup())
             self._running = group.create_task(self._run(), name=f"consumer {self._spec.stream}")
         except BaseException:
@@ -144,6 +151,18 @@ class Consumer:
         if exc_info[0] is None:
             self._raise()
 
+    def pause(self) -> None:
+        """Read nothing more, and hand over no batch: the loop waits. Batches that it has taken wait for their answers as ever. The
+        position and the leases are kept (top of runtimes/worker.py). A second call changes nothing."""
+        self._gate.close()
+        for answer in self._unseen:
+            if not answer.done():
+                answer.set_exception(NotTaken("the consumer was paused before the batch was taken"))
+
+    def resume(self) -> None:
+        """Go on with the next record. Does nothing where nothing is paused."""
+        self._gate.open()
+
     async def _run(self) -> None:
         try:
             await self._supervisor.run()
@@ -163,17 +182,20 @@ class Consumer:
             raise NotTaken("the consumer is closing")
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unanswered.add(answer)
+        self._unseen.add(answer)
         try:
             self._waiting.put_nowait(ReceivedBatch(batch, answer))
             await answer
         finally:
             self._unanswered.discard(answer)
+            self._unseen.discard(answer)
 
     async def __aiter__(self) -> AsyncIterator[ReceivedBatch]:
         if not self._entered:
             raise UsageError("a Consumer runs inside its block: async with Consumer(...) as consumer: async for batch in consumer: ...")
         while (received := await self._waiting.get()) is not None:
             if not received.answered:
+                self._unseen.discard(received._answer)  # noqa: SLF001  it is ours
                 yield received
         self._waiting.put_nowait(None)
         self._raise()

@@ -38,14 +38,17 @@ class LambdaContext(msgspec.Struct, frozen=True):
     def remaining_s(self) -> float:
         """Seconds until Lambda ends the invocation; infinite where the context does not tell."""
         ask = getattr(self.raw, "get_remaining_time_in_millis", None)
-        return math.inf if ask is None else ask() / 1000.0
+        left_ms = None if ask is None else ask()
+        # A mock answers, too, but with no number.
+        return left_ms / 1000.0 if isinstance(left_ms, int | float) else math.inf
 
 
 CURRENT: Final[ContextVar[LambdaContext | None]] = ContextVar("streamlet_lambda_context", default=None)
 
 
 def lambda_context() -> LambdaContext | None:
-    """The invocation that this handler runs in; None outside Lambda."""
+    """The invocation that this handler runs in; None outside Lambda, and on a thread that the handler has started itself
+    (asyncio.to_thread hands it on)."""
     return CURRENT.get()
 
 

@@ -7,9 +7,7 @@
 
 Sources: Lambda developer guide, with-kinesis and services-kinesis-windows, example events; Amazon S3 user guide,
 notification-content-structure. Records of a Kinesis event come as dicts, which msgspec converts, base64 and all, in one pass
-(the standard library's base64 alone takes three times as long). A KPL aggregate becomes its user records. Which of them the
-shard's hash range covers cannot be told from the event: after a resharding the KCL leaves out those of the other shard, and
-here they are handed out.
+(the standard library's base64 alone takes three times as long).
 """
 
 from __future__ import annotations
@@ -26,10 +24,14 @@ from streamlet.model.record import Record
 from streamlet.model.s3 import S3Object
 from streamlet.model.window import Window
 
-__all__ = ["KPL_MAGIC", "StreamSource", "is_s3", "objects_of", "records_of", "source_of", "window_of"]
+__all__ = ["StreamSource", "is_s3", "objects_of", "records_of", "source_of", "window_of"]
 
-# The same as kpl.deaggregate's, which brings in hashlib: a function without aggregates does not pay for it.
-KPL_MAGIC: Final = b"\xf3\x89\x9a\xc2"
+_BODY: Final = " that come straight from it. Of a bucket's event in a message, call app.lambda_handler(json.loads(body), context)"
+_ANOTHER_WAY: Final = {
+    "aws:sqs": _BODY,
+    "aws:sns": _BODY,
+    "aws.s3": " that come straight from it, not through EventBridge, whose events of S3 are of another form",
+}
 
 
 class StreamSource(msgspec.Struct, frozen=True):
@@ -52,9 +54,9 @@ class _Entry(msgspec.Struct, gc=False):
 
 
 def is_s3(event: Any) -> bool:
-    """Is it S3's?"""
+    """Is it S3's? Also the test event, which tells of no object, where a notification is set up."""
     try:
-        return "s3" in event["Records"][0] and event["Records"][0].get("eventSource") == "aws:s3"
+        return event.get("Event") == "s3:TestEvent" or ("s3" in event["Records"][0] and _source(event) == "aws:s3")
     except (KeyError, IndexError, TypeError, AttributeError):
         return False
 
@@ -71,10 +73,19 @@ def source_of(event: Any) -> StreamSource:
         return StreamSource(arn.split(":stream/", 1)[1].split("/", 1)[0], shard_id, arn)
     except (KeyError, IndexError, TypeError, AttributeError):
         keys = sorted(map(str, event))[:5] if isinstance(event, dict) else type(event).__name__
+        source = _source(event)
         raise HandlerError(
-            f"this is no Kinesis event and no S3 event (got {keys}): lambda_handler answers an event source mapping on a stream, "
-            "or a bucket's notifications"
+            f"this is no Kinesis event and no S3 event (got {f'an event of {source}' if source else keys}): lambda_handler answers an event "
+            "source mapping on a stream, or a bucket's notifications" + _ANOTHER_WAY.get(source, "")
         ) from None
+
+
+def _source(event: Any) -> str:
+    """Which service it names; "" where it names none."""
+    records = event.get("Records") if isinstance(event, dict) else None
+    first = records[0] if isinstance(records, list) and records else event
+    named = [first.get(key) for key in ("eventSource", "EventSource", "source")] if isinstance(first, dict) else []
+    return next((name for name in named if isinstance(name, str)), "")
 
 
 def records_of(entries: Sequence[Any], stream: str, shard_id: str, decoder: Callable[[bytes], Any]) -> list[Record]:
@@ -89,18 +100,8 @@ def records_of(entries: Sequence[Any], stream: str, shard_id: str, decoder: Call
         data, number = kinesis.data, kinesis.sequenceNumber
         if not (number.isdigit() and number.isascii()):
             raise _odd([], f"{number!r} is no sequence number")
-        if data[:4] == KPL_MAGIC and (users := _user_records(data)) is not None:
-            at_s = kinesis.approximateArrivalTimestamp
-            out += [Record(user.data, user.partition_key, number, sub, at_s, shard_id, stream, decoder) for sub, user in enumerate(users)]
-        else:
-            out.append(Record(data, kinesis.partitionKey, number, 0, kinesis.approximateArrivalTimestamp, shard_id, stream, decoder))
+        out.append(Record(data, kinesis.partitionKey, number, 0, kinesis.approximateArrivalTimestamp, shard_id, stream, decoder))
     return out
-
-
-def _user_records(data: bytes) -> Any:
-    from streamlet.kpl.deaggregate import deaggregate
-
-    return deaggregate(data)
 
 
 def _odd(entries: Sequence[Any], error: str) -> HandlerError:
@@ -131,7 +132,7 @@ def objects_of(event: Any) -> Iterator[S3Object]:
     """What S3's event tells, in its order; one object as a rule."""
     from urllib.parse import unquote_plus
 
-    for record in event["Records"]:
+    for record in event.get("Records", ()):
         try:
             s3 = record["s3"]
             thing = s3["object"]

@@ -58,8 +58,8 @@ class ParquetSink:
     A handler returns one item per record: a row (a mapping, dataclass, msgspec.Struct or pydantic model), a list of rows, or
     None. Missing fields are null. Without a handler the payloads are the rows: one JSON object each, parsed in bulk.
 
-    Files are named `<partitions>/<stream>-<shard>-<first>-<last>.parquet`; a position inside a KPL aggregate is
-    `<sequence>.<sub-sequence>`. The footer's metadata names the stream, the shard, and the first and last position.
+    Files are named `<partitions>/<stream>-<shard>-<first>-<last>.parquet`. A KPL aggregate, whose user
+    records have a row each, is never in two ranges. The footer's metadata names the stream, the shard, and the first and last position.
     """
 
     url: str
@@ -278,9 +278,10 @@ def _digest(table: Any) -> str:
 
 
 def _assert_within(table: Any, span: Span) -> None:
+    # A span counts records of the stream; the rows of an aggregate's user records are all within it.
     for row in (0, table.num_rows - 1):
-        position = Position(int(table.column(SEQUENCE_NUMBER)[row].as_py()), table.column(SUB_SEQUENCE_NUMBER)[row].as_py())
-        assert span.first <= position <= span.last, f"row {position} is outside {span.first} … {span.last}"
+        sequence = int(table.column(SEQUENCE_NUMBER)[row].as_py())
+        assert span.first.sequence <= sequence <= span.last.sequence, f"row {sequence} is outside {span.first} … {span.last}"
 
 
 # ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ from streamlet.errors import ConfigurationError, IteratorExpired, IteratorRefuse
 from streamlet.kinesis.client import KinesisClient
 from streamlet.kinesis.retry import PASSING, backoff_s
 from streamlet.kinesis.wire import GetRecordsAnswer
+from streamlet.kpl.user_records import taken_apart
 from streamlet.model.position import AT_TIMESTAMP, LATEST, SHARD_END, TRIM_HORIZON, Position
 from streamlet.model.record import Record
 from streamlet.model.shard import Shard
@@ -230,6 +231,9 @@ def _beyond(records: list[Record], after: Position) -> list[Record]:
     for index, record in enumerate(records):
         if record.position > after:
             return records[index:] if index else records
+        if after.sub > 0 and record.position.sequence == after.sequence:
+            # A KCL had done a part of this aggregate, or all of it.
+            return [user for user in taken_apart([record]).records if user.position > after] + records[index + 1 :]
     return []
 
 

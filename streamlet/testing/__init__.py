@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from streamlet.testing.events import kinesis_event, s3_event, sns_event, window_event
+    from streamlet.testing.events import aggregate, kinesis_event, s3_event, sns_event, window_event
     from streamlet.testing.fake_context import FakeLambdaContext
     from streamlet.testing.report import Checkpoint, File, GivenUp, Invocation, Report
     from streamlet.testing.virtual import OutsideVirtualTime, Stuck
@@ -34,6 +34,7 @@ __all__ = [
     "Report",
     "Stuck",
     "VirtualBroker",
+    "aggregate",
     "kinesis_event",
     "run_worker",
     "s3_event",
@@ -52,6 +53,7 @@ _LAZY: Final = {
     "Report": "streamlet.testing.report",
     "Stuck": "streamlet.testing.virtual",
     "VirtualBroker": "streamlet.testing.virtual_broker",
+    "aggregate": "streamlet.testing.events",
     "kinesis_event": "streamlet.testing.events",
     "run_worker": "streamlet.testing.worker",
     "s3_event": "streamlet.testing.events",

@@ -50,7 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The seed, once for all tests."""
-    given = config.getoption("streamlet_seed", "0")
+    # A process of pytest-xdist is given the seed that the first has drawn.
+    given = getattr(config, "workerinput", {}).get("streamlet_seed") or config.getoption("streamlet_seed", "0")
     if given == "random":
         import random
 
@@ -60,6 +61,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_SEED] = int(given)
     except ValueError:
         raise pytest.UsageError(f"--streamlet-seed={given}: must be a whole number, or `random`") from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """The same seed for every process of pytest-xdist."""
+    node.workerinput["streamlet_seed"] = str(node.config.stash[_SEED])
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -103,6 +110,7 @@ def run_worker(request: pytest.FixtureRequest, streamlet_seed: int) -> RunWorker
     request.node.stash[_RUNS] = runs
 
     def run(app: Application, given: Given | None = None, **options: Any) -> Report:
+        __tracebackhide__ = True
         source = request.getfixturevalue("virtual_broker") if given is None else given
         report = run_worker(app, source, **{"seed": streamlet_seed, **options})
         runs.append(str(report))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ import msgspec
 
 from streamlet.errors import ConfigurationError
 from streamlet.hooks import Event
+from streamlet.kpl.user_records import taken_apart
 from streamlet.model.position import Position
 from streamlet.model.record import Record
 from streamlet.model.window import Window
@@ -20,10 +22,12 @@ __all__ = ["Checkpoint", "File", "GivenUp", "Invocation", "Report"]
 
 _VALUES_SHOWN: Final = 6
 _VALUE_CHARS: Final = 24
+_LINES_SHOWN: Final = 60
 
 
 class Invocation(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch, or a part of it, that the handler was called for (a handler of records: once for each, up to a failure).
+    """One batch, or a part of it, that the handler was called for (a handler of records: once for each, up to a failure). `records` and
+    `done` count records of the stream; of a KPL aggregate the handler sees what is in it, and so do `values`.
 
     `at_s`: when it ended, in seconds from the start of the run. `attempt` is 1 for the first delivery; a part that a bisect made, and
     what is left after progress, begin anew with 1. The first `done` of its records are done; `error` says why the others are not.
@@ -116,24 +120,22 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bisected(self) -> list[Invocation]:
-        """Failed invocations whose records came again in two parts."""
-        return [
-            invocation
-            for n, invocation in enumerate(self.invocations)
-            if invocation.failed and self._front(invocation, self.invocations[n + 1 :])
-        ]
-
-    def _front(self, cut: Invocation, later: Sequence[Invocation]) -> bool:
-        """Is the next invocation that begins where this one did a shorter one?"""
-        for invocation in later:
-            if cut.records and invocation.records and _first(invocation) == _first(cut):
-                return len(invocation.records) < len(cut.records)
-        return False
+        """Failed invocations whose records came again in two parts: the next one that begins at the same record is shorter."""
+        found: list[Invocation] = []
+        next_sizes: dict[tuple[str, str, Position], int] = {}
+        for invocation in reversed(self.invocations):
+            if invocation.records:
+                size = len(invocation.records)
+                if invocation.failed and next_sizes.get(_first(invocation), size) < size:
+                    found.append(invocation)
+                next_sizes[_first(invocation)] = size
+        return found[::-1]
 
     @property
     def done(self) -> list[Record]:
-        """Every record that the handler took, in the order of its invocations; one that was delivered twice stands twice."""
-        return [record for invocation in self.invocations for record in invocation.records[: invocation.done]]
+        """Every record that the handler took, in the order of its invocations, those of KPL aggregates one by one; one that was
+        delivered twice stands twice."""
+        return [record for invocation in self.invocations for record in taken_apart(invocation.records[: invocation.done]).records]
 
     def checkpoint(self, shard: int | str, stream: str | None = None) -> Position | None:
         """Where a shard, by number or id, stands at the end; None if its checkpoint has not moved. `stream` may be left out where
@@ -147,13 +149,23 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return moved[-1].position if moved else None
 
     def __str__(self) -> str:
-        return "\n".join([f"{self.app}: {self.elapsed_s:.1f} s of virtual time", *(line for _, line in sorted(self._lines(), key=_at))])
+        lines = [line for _, line in sorted(self._lines(), key=_at)]
+        if len(lines) > _LINES_SHOWN:
+            half = _LINES_SHOWN // 2
+            lines[half:-half] = [
+                f"{'…':>9}  {len(lines) - 2 * half} lines are left out: report.invocations, .given_up and .checkpoints have all"
+            ]
+        if self.filtered:
+            lines.append(f"           passed no filter: {_shown(self.filtered)}")
+        for trouble, times in Counter(self.troubles).most_common(_VALUES_SHOWN):
+            lines.append(f"           trouble, {times} times: {_first_line(trouble)}")
+        return "\n".join([f"{self.app}: {self.elapsed_s:.1f} s of virtual time", *lines])
 
     def _lines(self) -> Iterator[tuple[float, str]]:
         for invocation in self.invocations:
-            how = f"failed: {invocation.error}" if invocation.failed else "ok"
+            how = f"failed: {_first_line(invocation.error)}" if invocation.failed else "ok"
             if invocation.failed and invocation.done:
-                how = f"{invocation.done} done, then {how}"
+                how = f"{len(taken_apart(invocation.records[: invocation.done]).records)} done, then {how}"
             again = f", attempt {invocation.attempt}" if invocation.attempt > 1 else ""
             final = "final call of the window, " if invocation.window is not None and invocation.window.is_final else ""
             yield _line(invocation, f"{final}{_shown(invocation.records)}{again}: {how}")
@@ -167,7 +179,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def values_of(records: Sequence[Record]) -> list[Any]:
-    """The payloads, decoded; where that fails, as bytes."""
+    """The payloads, those in KPL aggregates one by one, decoded; where that fails, as bytes."""
+    return _decoded(taken_apart(records).records)
+
+
+def _decoded(records: Sequence[Record]) -> list[Any]:
     values = []
     for record in records:
         try:
@@ -181,6 +197,10 @@ def _first(invocation: Invocation) -> tuple[str, str, Position]:
     return invocation.stream, invocation.shard_id, invocation.records[0].position
 
 
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
 def _at(line: tuple[float, str]) -> float:
     return line[0]
 
@@ -190,8 +210,8 @@ def _line(what: Invocation | GivenUp | Checkpoint, text: str) -> tuple[float, st
 
 
 def _shown(records: Sequence[Record]) -> str:
-    shown = [
-        text if len(text := repr(value)) <= _VALUE_CHARS else text[: _VALUE_CHARS - 1] + "…" for value in values_of(records[:_VALUES_SHOWN])
-    ]
-    more = [f"… {len(records)} in all"] if len(records) > _VALUES_SHOWN else []
+    users = taken_apart(records).records
+    values = _decoded(users[:_VALUES_SHOWN])
+    shown = [text if len(text := repr(value)) <= _VALUE_CHARS else text[: _VALUE_CHARS - 1] + "…" for value in values]
+    more = [f"… {len(users)} in all"] if len(users) > _VALUES_SHOWN else []
     return f"[{', '.join(shown + more)}]"

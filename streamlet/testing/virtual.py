@@ -101,6 +101,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def run(main: Coroutine[Any, Any, T], *, turns_max: int | None = None, step_s: float = STEP_S) -> T:
     """Run it on virtual time."""
+    __tracebackhide__ = True  # of pytest's reports
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(turns_max=turns_max, step_s=step_s)) as runner:
         return runner.run(main)
 

@@ -12,7 +12,6 @@ from heapq import heappop, heappush
 from typing import Any, Final
 
 import msgspec
-import orjson
 
 from streamlet.broker.faults import Faults
 from streamlet.broker.http import Request
@@ -21,7 +20,9 @@ from streamlet.broker.shard import shard_name
 from streamlet.errors import ConfigurationError
 from streamlet.model.shard import Shard
 from streamlet.ports import Lease
+from streamlet.stores.idempotency import MemoryIdempotency
 from streamlet.stores.memory import MemoryLeaseStore
+from streamlet.testing.events import key_of, payload
 
 __all__ = ["SeenLeases", "VirtualBroker"]
 
@@ -45,7 +46,8 @@ class SeenLeases(MemoryLeaseStore):
 
 
 class VirtualBroker:
-    """Streams in memory, and the checkpoints of the apps that have read them: a second run goes on where the first stopped.
+    """Streams in memory, and the checkpoints and idempotency markers of the apps that have read them: a second run goes on where
+    the first stopped.
 
         broker = VirtualBroker(streams={"orders": 2})
         broker.put("orders", {"n": 1}, {"n": 2}, key=lambda value: str(value["n"]))
@@ -64,6 +66,7 @@ class VirtualBroker:
         self._later: list[tuple[float, int, Callable[[], Any]]] = []
         self._orders = 0
         self._leases: dict[tuple[str, str], SeenLeases] = {}
+        self.markers = MemoryIdempotency(clock=lambda: self.now_s)
         for name, shards in (streams or {}).items():
             self.create_stream(name, shards)
 
@@ -94,12 +97,13 @@ class VirtualBroker:
     def put(
         self, stream: str, *values: Any, key: str | Callable[[Any], str] = "key", shard: int | None = None, after_s: float = 0.0
     ) -> None:
-        """Put records, in order: `bytes` as they are, every other value as JSON. A stream that is not there is made, with one shard.
+        """Put records, in order: `bytes` as they are, every other value (a dataclass or msgspec.Struct, too) as JSON. A stream that is
+        not there is made, with one shard.
 
         `key` is their partition key, or gives one for a value; `shard` sends them to the shard of that number, whatever
         their key. With `after_s` they arrive in the next run, that many seconds from now.
         """
-        entries = [{"Data": _data(value), "PartitionKey": key if isinstance(key, str) else key(value)} for value in values]
+        entries = [{"Data": payload(value), "PartitionKey": key_of(value, key)} for value in values]
 
         def work() -> None:
             if not self.has_stream(stream):
@@ -192,7 +196,3 @@ class VirtualBroker:
         if answer.dropped:
             raise ConnectionResetError("the connection was reset (a fault)")
         return answer.status, b"".join(answer.body)
-
-
-def _data(value: Any) -> bytes:
-    return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else orjson.dumps(value)

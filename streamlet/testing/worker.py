@@ -2,7 +2,8 @@
 
 Nothing of the engine is replaced: pumps, lanes, windows, ranges, leases and the polling reader are those of `streamlet run`. What is
 virtual are its ports: clock, executor, lease thread, HTTP transport, randomness from a seed. What it would send to on-failure
-destinations is kept for the report, and goes nowhere.
+destinations is kept for the report, and goes nowhere. Leases and idempotency markers are kept by the virtual broker: it numbers the
+records of every test alike, so a store that outlives a test would take the next test's records for its own.
 
 Drained: every open shard was read to its tip after the last thing that was to happen had happened, everything that was read is
 settled, and no tumbling window is open.
@@ -28,9 +29,9 @@ from streamlet.kinesis.session import LOCAL_CREDENTIALS, Identity
 from streamlet.kinesis.sigv4 import Credentials
 from streamlet.model.position import Position
 from streamlet.model.record import Record
-from streamlet.model.shard import Shard
-from streamlet.ports import FailureDocument, Fetch, Lease, LeaseStore, ShardReader, Sink, SinkObject, Source, StartingPosition
+from streamlet.ports import FailureDocument, Fetch, Lease, LeaseStore, Sink, SinkObject
 from streamlet.sources.polling import PollingSource
+from streamlet.sources.watched import WatchedSource
 from streamlet.spec import Application, ConsumerSpec
 from streamlet.testing.report import Checkpoint, File, GivenUp, Invocation, Report
 from streamlet.testing.virtual import VirtualClock, VirtualExecutor, run
@@ -50,7 +51,8 @@ _LOOK_EVERY_S: Final = 0.5
 
 
 class NotDrained(AssertionError):
-    """The run did not come to its end within `time_max_s`: a record blocks its shard. `report` is how far it came."""
+    """The run did not come to its end within `time_max_s`: a record blocks its shard, or something is to happen later. `report` is
+    how far it came."""
 
     def __init__(self, message: str, report: Report) -> None:
         super().__init__(message)
@@ -75,7 +77,8 @@ def run_worker(
         report = run_worker(app, broker)                            # a VirtualBroker: shards, keys, times, faults
 
     Time is virtual: batching windows, back-offs, tumbling windows and `asyncio.sleep` of handlers take none. Handlers run as in a worker,
-    but plain ones one after the other, in this thread. Streams that the broker does not have are made, with one shard.
+    but plain ones one after the other, in this thread. Streams that the broker does not have are made, with one shard. In place of the
+    app's idempotency stores there is one in memory, which lives as long as the broker (in progress 60 s, done a day).
 
     sinks          replace the app's sinks, by stream: `{"orders": MemorySink()}`
     crashes_s      at these seconds from the start the worker is cut off, and another one takes over after `failover_s`. A handler that
@@ -86,6 +89,7 @@ def run_worker(
     Raises NotDrained; the error of a handler that is none; what stopped a shard (with a sink: ReplayDiffers, FileTaken).
     Call it from a plain test: the run has an event loop of its own.
     """
+    __tracebackhide__ = True  # of pytest's reports
     _check(app, sinks, crashes_s, time_max_s)
     broker = _broker_of(app, given)
     for spec in app.consumers:
@@ -96,9 +100,14 @@ def run_worker(
     except RuntimeError:
         pass
     else:
-        raise ConfigurationError("run_worker has an event loop of its own: call it from a plain test (def, not async def)")
+        raise ConfigurationError(
+            "run_worker has an event loop of its own: call it from a plain test (def, not async def), or await asyncio.to_thread(run_worker, app, ...)"
+        )
     options = _Options(dict(sinks or {}), tuple(crashes_s), time_max_s, failover_s, poll_interval_s, seed)
-    return run(_Run(app, broker, options).run())
+    report, left = run(_Run(app, broker, options).run())
+    if left:
+        raise NotDrained(f"{app.name} is not drained after {time_max_s:g} s of virtual time (time_max_s): {left}\n{report}", report)
+    return report
 
 
 def _check(app: Application, sinks: Mapping[str, Sink] | None, crashes_s: Sequence[float], time_max_s: float) -> None:
@@ -150,7 +159,7 @@ class _Run:
         self._clock = VirtualClock(broker.now_s)
         self._random = Random(f"{options.seed}")
         self._seen = _Seen(self._clock)
-        self._specs = [self._watched(spec) for spec in app.consumers]
+        self._specs = [self._watched(spec) for spec in app.consumers if spec.mapping.enabled]
 
     def _watched(self, spec: ConsumerSpec) -> ConsumerSpec:
         """The spec with a destination and a sink that are watched."""
@@ -159,37 +168,30 @@ class _Run:
             kept = _Documents(self._seen, sends=mapping.on_failure is not None)
             mapping = msgspec.structs.replace(mapping, on_failure=kept)
         watched: Any = None if sink is None else _SeenSink(sink, spec.stream, self._seen)
-        return msgspec.structs.replace(spec, mapping=mapping, sink=watched)
+        markers = None if spec.idempotency is None else self._broker.markers
+        return msgspec.structs.replace(spec, mapping=mapping, sink=watched, idempotency=markers)
 
-    async def run(self) -> Report:
+    async def run(self) -> tuple[Report, str]:
+        """What came of it, and what is left to do; "" if it is drained."""
         client = KinesisClient(
             clock=self._clock,
             random=self._random,
             transport=_Transport(self._broker, self._clock),
             identity=Identity(_URL, _REGION, _credentials),
         )
-        drained = False
+        left = ""
         try:
             async with client, self._app.running():
                 for life, crash_s in enumerate((*self._options.crashes_s, None)):
                     supervisors = [self._supervisor(client, spec, life) for spec in self._specs]
-                    drained = await self._live(supervisors, crash_s)
+                    left = await self._live(supervisors, crash_s)
                     failures = [error for supervisor in supervisors for error in supervisor.failures]
                     if failures:
                         failures[0].add_note(str(self._report()))
                         raise failures[0]
         finally:
             self._broker.move_to(self._clock.time())
-            for spec in self._app.consumers:
-                if spec.idempotency is not None:
-                    spec.idempotency.close()
-        report = self._report()
-        if not drained:
-            last = f": {self._seen.errors[-1]}" if self._seen.errors else ""
-            raise NotDrained(
-                f"{self._app.name} is not drained after {self._options.time_max_s:g} s of virtual time (time_max_s){last}\n{report}", report
-            )
-        return report
+        return self._report(), left
 
     def _supervisor(self, client: KinesisClient, spec: ConsumerSpec, life: int) -> Supervisor:
         source = PollingSource(
@@ -205,7 +207,7 @@ class _Run:
         store.moved = lambda lease: self._seen.moved(spec.stream, lease)
         return Supervisor(
             spec,
-            source=_SeenSource(source, self._seen),
+            source=WatchedSource(source, self._seen),
             store=store,
             worker_id=f"worker-{self._clock.epoch_s}-{life}",
             clock=self._clock,
@@ -217,16 +219,17 @@ class _Run:
             lease_runner=_Leases,
         )
 
-    async def _live(self, supervisors: Sequence[Supervisor], crash_s: float | None) -> bool:
-        """One worker's life, to a crash, to where everything is drained (True), or to the end of the time (False)."""
+    async def _live(self, supervisors: Sequence[Supervisor], crash_s: float | None) -> str:
+        """One worker's life, to a crash, to where everything is drained (""), or to the end of the time: what is left to do."""
         ends: list[Exception] = []
         left_s = (self._options.time_max_s if crash_s is None else crash_s) - self._clock.monotonic()
-        drained = False
+        left = ""
         async with asyncio.TaskGroup() as tg:
             running = [tg.create_task(_guarded(supervisor.run(), ends), name="supervisor") for supervisor in supervisors]
             looking = tg.create_task(_guarded(self._look(to_the_end=crash_s is None), ends), name="look")
             await asyncio.wait([*running, looking], timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            drained = looking.done()
+            if not looking.done():
+                left = self._left()
             looking.cancel()
             for supervisor, task in zip(supervisors, running, strict=True):
                 if crash_s is None or ends:
@@ -235,7 +238,22 @@ class _Run:
                     task.cancel()
         if ends:
             raise ends[0]
-        return drained
+        return left
+
+    def _left(self) -> str:
+        """Why is it not drained?"""
+        says = [
+            f"{stream} {int(shard_id[-12:])}: {shard.read - shard.settled} of {shard.read} records are not settled"
+            for (stream, shard_id), shard in self._seen.shards.items()
+            if shard.settled < shard.read
+        ]
+        if self._seen.errors:
+            says.append(f"the last error was {self._seen.errors[-1]}")
+        elif says:
+            says.append("no call has failed: one has not returned, or a batching window is open")
+        if self._broker.next_s is not None:
+            says.append(f"something is to happen in {self._broker.next_s - self._clock.time():.0f} s")
+        return "; ".join(says) or "a shard has not been read to its tip, or a tumbling window is open"
 
     async def _look(self, *, to_the_end: bool) -> None:
         """Do what is to happen when its time comes; end when there is nothing left to do, or a shard has stopped."""
@@ -310,10 +328,11 @@ def _place(record: Record) -> tuple[str, str, Position]:
 
 
 class _Shard(msgspec.Struct):
-    """One reader: records read and settled, when the last read at the tip began, the last record."""
+    """One reader: records read and settled, when the last read began, and the last one at the tip, the last record."""
 
     read: int = 0
     settled: int = 0
+    asked_at_s: float = 0.0
     tip_at_s: float | None = None
     last: Position | None = None
 
@@ -368,11 +387,17 @@ class _Seen:
         if lease.checkpoint.sub >= 0:  # else it only says where LATEST begins
             self.checkpoints.append(Checkpoint(at_s=self.now_s, stream=stream, shard_id=lease.key, position=lease.checkpoint))
 
-    def read(self, stream: str, shard_id: str, fetch: Fetch, began_s: float) -> None:
+    def opens(self, stream: str, shard_id: str) -> None:
+        self.shards[stream, shard_id] = _Shard()
+
+    def asks(self, stream: str, shard_id: str) -> None:
+        self.shards[stream, shard_id].asked_at_s = self.now_s
+
+    def reads(self, stream: str, shard_id: str, fetch: Fetch) -> None:
         shard = self.shards[stream, shard_id]
         shard.read += len(fetch.records)
         if fetch.ended or fetch.millis_behind_latest == 0:
-            shard.tip_at_s = began_s
+            shard.tip_at_s = shard.asked_at_s
         for record in fetch.records:
             shard.last = record.position
             self.records.setdefault((stream, shard_id, record.position), record)
@@ -416,33 +441,6 @@ class _SeenSink:
         if written:
             self._seen.files.append(File(at_s=self._seen.now_s, stream=self._stream, key=item.key, rows=item.rows, data=item.data))
         return written
-
-
-class _SeenSource:
-    """A source whose reads are noted."""
-
-    def __init__(self, source: Source, seen: _Seen) -> None:
-        self.stream = source.stream
-        self._source, self._seen = source, seen
-
-    async def list_shards(self) -> Sequence[Shard]:
-        return await self._source.list_shards()
-
-    def reader(self, shard_id: str, start: StartingPosition) -> ShardReader:
-        self._seen.shards[self.stream, shard_id] = _Shard()
-        return _SeenReader(self._source.reader(shard_id, start), self.stream, shard_id, self._seen)
-
-
-class _SeenReader:
-    def __init__(self, reader: ShardReader, stream: str, shard_id: str, seen: _Seen) -> None:
-        self._reader, self._stream, self._shard_id, self._seen = reader, stream, shard_id, seen
-
-    async def read(self) -> Fetch:
-        # What the answer says was true at some time after this: the reader waits before it asks, and an answer may come late.
-        began_s = self._seen.now_s
-        fetch = await self._reader.read()
-        self._seen.read(self._stream, self._shard_id, fetch, began_s)
-        return fetch
 
 
 # ── ports ────────────────────────────────────────────────────────────────────────────────────────────────────────────

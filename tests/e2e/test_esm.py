@@ -53,21 +53,20 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def esm(folder: Path, broker: Broker, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def command_line(folder: Path, broker: Broker, *arguments: str, **environment: str) -> tuple[list[str], dict[str, str]]:
+    """What to run, and in which environment."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "STREAMLET_"))}
     credentials = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_EC2_METADATA_DISABLED": "true"}
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "streamlet", "esm", "totals.lambda_handler", "--stream", "orders", *arguments),
-            *("--endpoint-url", broker.endpoint_url, "--region", "us-east-1", "--poll-interval-s", "0.05", "--once"),
-        ],
-        cwd=folder,
-        env=clean | credentials | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    command = [
+        *(sys.executable, "-m", "streamlet", "esm", "totals.lambda_handler", "--stream", "orders", *arguments),
+        *("--endpoint-url", broker.endpoint_url, "--region", "us-east-1", "--poll-interval-s", "0.05", "--once"),
+    ]
+    return command, clean | credentials | environment
+
+
+def esm(folder: Path, broker: Broker, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command, environment = command_line(folder, broker, *arguments, **environment)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 def put(broker: Broker, orders: list[dict[str, Any]]) -> list[str]:
@@ -153,6 +152,37 @@ def test_a_stream_without_failures_ends_with_0_and_json_can_be_read(folder: Path
     assert events[-1]["event"] == "Drained"
 
 
+def test_a_drain_that_was_interrupted_is_no_success(folder: Path, broker: Broker) -> None:
+    """Ctrl-C, while a batch fails for ever."""
+    (folder / "totals.py").write_text(
+        "import os, signal\ndef lambda_handler(*_):\n    os.kill(os.getppid(), signal.SIGINT)\n    raise ValueError"
+    )
+    put(broker, [{"id": 1}])
+    ran = esm(folder, broker)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-2:] == [
+        "stopped before the stream was drained",
+        "1 invocation, 1 cold, 0 records done, 0 given up",
+    ]
+
+
+def test_when_nobody_reads_any_more_it_stops_without_a_traceback(folder: Path, broker: Broker) -> None:
+    (folder / "totals.py").write_text("def lambda_handler(event, context):\n    raise ValueError")
+    put(broker, [{"id": 1}])
+    command, environment = command_line(folder, broker, "--log", "json")
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"LeaseTaken" in process.stdout.readline()
+        process.stdout.close()
+        process.stdout = None
+        try:
+            said = process.communicate(timeout=60)[1].decode()
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert said.splitlines()[0] == "stopped before the stream was drained"
+
+
 def test_a_stream_that_is_not_there_is_one_sentence(folder: Path) -> None:
     with Broker.in_thread() as broker:
         ran = esm(folder, broker)
@@ -171,6 +201,8 @@ def test_a_stream_that_is_not_there_is_one_sentence(folder: Path) -> None:
         (["--starting-position", "AT_TIMESTAMP"], "needs --starting-position-timestamp"),
         (["--starting-position-timestamp", "5"], "AT_TIMESTAMP only"),
         (["--starting-position", "AT_TIMESTAMP", "--starting-position-timestamp", "99999999999"], "in the future"),
+        (["--starting-position", "AT_TIMESTAMP", "--starting-position-timestamp", "nan"], "seconds since 1970"),
+        (["--starting-position", "AT_TIMESTAMP", "--starting-position-timestamp", "-1"], "seconds since 1970"),
         (["--maximum-retry-attempts", "-2"], "-1<=x<=10000"),
         (["--maximum-record-age-in-seconds", "59"], "60 to 604800"),
         (
@@ -184,6 +216,8 @@ def test_a_stream_that_is_not_there_is_one_sentence(folder: Path) -> None:
         (["--filter-criteria", '{"Filters": [{"Pattern": "{\\"data\\": [1]}"}]}'], "Invalid filter pattern definition"),
         (["--filter-criteria", "@absent.json"], "absent.json"),
         (["--tumbling-window-in-seconds", "5", "--parallelization-factor", "2"], "cannot be handed on in parallel"),
+        (["--dead-letter-target-arn", "arn:aws:sqs:us-east-1:123456789012:f"], "No such option"),
+        (["--once", "--no-enabled"], "nothing would ever be drained"),
         (["--timeout", "901"], "1<=x<=900"),
         (["--memory-size", "127"], "128<=x<=10240"),
         (["--env", "AWS_REGION=x"], "reserves"),
@@ -248,10 +282,27 @@ def test_an_s3_event_that_fails_goes_to_the_dead_letter_queue(tmp_path: Path, mo
 
 def test_events_come_from_lines_and_are_done(tmp_path: Path) -> None:
     (tmp_path / "thumbs.py").write_text("def lambda_handler(event, context):\n    print('got', event['n'])")
-    ran = invoke(tmp_path, "-", text='{"n": 1}\n\n{"n": 2}\n')
+    ran = invoke(tmp_path, "-", text=f'{{"n": 1}}\n\n{{"n": {10**30}}}\n')
     assert ran.returncode == 0, ran.stderr
-    assert {"got 1", "got 2"} <= {line.rpartition("│ ")[2] for line in ran.stderr.splitlines()}
+    assert {"got 1", f"got {10**30}"} <= {line.rpartition("│ ")[2] for line in ran.stderr.splitlines()}
     assert ran.stderr.endswith("2 events, 2 done, 0 given up\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "region"),
+    [
+        ([], {}, "us-east-1"),
+        ([], {"AWS_DEFAULT_REGION": "eu-west-3"}, "eu-west-3"),
+        ([], {"AWS_DEFAULT_REGION": "eu-west-3", "AWS_REGION": "eu-west-1"}, "eu-west-1"),
+        (["--region", "eu-north-1"], {"AWS_REGION": "eu-west-1"}, "eu-north-1"),
+    ],
+)
+def test_a_function_is_in_the_region_of_its_user(tmp_path: Path, arguments: list[str], environment: dict[str, str], region: str) -> None:
+    (tmp_path / "thumbs.py").write_text(
+        "import os\ndef lambda_handler(event, context):\n    print(os.environ['AWS_REGION'], context.invoked_function_arn)"
+    )
+    ran = invoke(tmp_path, "-", *arguments, text="{}", **environment)
+    assert f"│ {region} arn:aws:lambda:{region}:000000000000:function:thumbs\n" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -259,7 +310,7 @@ def test_events_come_from_lines_and_are_done(tmp_path: Path) -> None:
     [
         (["-"], "", "there is no event"),
         (["-"], "{", "standard input, line 1: not JSON"),
-        (["-"], '{"n": "' + "x" * 1_048_576 + '"}', "standard input, line 1: 1,048,584 bytes"),
+        (["-"], '{"n": "' + "x" * 1_048_576 + '"}', "standard input, line 1: 1,048,585 bytes"),
         (["-", "--maximum-retry-attempts", "3"], "{}", "0<=x<=2"),
         (["-", "--maximum-event-age-in-seconds", "59"], "{}", "60<=x<=21600"),
         (["-", "--dead-letter-target-arn", "arn:aws:s3:::b"], "{}", "dead-letter queue"),

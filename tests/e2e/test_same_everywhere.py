@@ -171,7 +171,7 @@ async def test_lambda_and_worker_settle_alike(tmp_path: Path, stream: str, poiso
         module = load(file, POISON=poison, BISECT=bisect, RETRIES=retries, FAILED=str(tmp_path / "unused.jsonl"))
         destination = FileDestination(str(tmp_path / "lambda.jsonl"))
         EventSourceMappingByHand(module.lambda_handler, retries, bisect=bisect, destination=destination).settle(records)
-        module.app._lambda.close()
+        module.app.close()
         return module
 
     module = await asyncio.get_running_loop().run_in_executor(None, in_lambda)

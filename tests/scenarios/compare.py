@@ -6,7 +6,8 @@ depend on how they interleave, so only the last position is compared; with one s
 drops says the same as one to the record before, but for the last.
 
 `problems` finds what no trace may hold, whatever it is compared with: a batch of two slots, records out of order, a checkpoint that
-goes back, or one that passes a record which is delivered or given up afterwards.
+goes back, or one that passes a record which is delivered or given up afterwards; anything of a shard that is over, or whose parents
+are not.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import difflib
 import json
 from collections import Counter
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from tests.scenarios.scenarios import Event, Record, Scenario, Trace
 
@@ -23,10 +24,12 @@ __all__ = ["Checkpoints", "NormalForm", "difference", "normal", "observed", "pro
 
 NormalForm = dict[str, list[str]]
 Checkpoints = Literal["each", "final"]
+TEXT_MAX: Final = 100
 
 
-def normal(scenario: Scenario, trace: Trace, checkpoints: Checkpoints = "each") -> NormalForm:
-    """Streams of lines by name: "s0/0" for the slots that had anything, "s0 checkpoints" for the shards.
+def normal(scenario: Scenario, trace: Trace, checkpoints: Checkpoints = "each", *, attempts: bool = False) -> NormalForm:
+    """Streams of lines by name: "s0/0" for the slots that had anything, "s0 checkpoints" for the shards. `attempts` are told if asked
+    for; not every function knows them.
 
     `checkpoints="final"` is for runtimes that save positions less often: only the last one of each shard is told.
     """
@@ -36,12 +39,13 @@ def normal(scenario: Scenario, trace: Trace, checkpoints: Checkpoints = "each") 
         if event["kind"] in {"invocation", "document"}:
             label = event["labels"][0] if event.get("labels") else event.get("start")
             lane = scenario.lane_of(known[label]) if label in known else 0
-            streams.setdefault(f"{event['shard']}/{lane}", []).append(_line(event))
+            streams.setdefault(f"{event['shard']}/{lane}", []).append(_line(event, attempts=attempts))
     each = checkpoints == "each" and scenario.mapping.factor == 1
     for shard in scenario.shards:
         moves = [event["label"] for event in trace if event["kind"] == "checkpoint" and event["shard"] == shard.name]
         told = _moves_over_passed(scenario, shard.records, moves) if each else []
-        streams[f"{shard.name} checkpoints"] = [*told, f"last: {moves[-1] if moves else 'none'}"]
+        over = ["over" for event in trace if event["kind"] == "shard end" and event["shard"] == shard.name]
+        streams[f"{shard.name} checkpoints"] = [*told, f"last: {moves[-1] if moves else 'none'}", *over]
     return dict(sorted(streams.items()))
 
 
@@ -56,23 +60,33 @@ def _moves_over_passed(scenario: Scenario, records: tuple[Record, ...], moves: l
     return [label for before, label in pairwise([None, *reached]) if label is not None and label != before]
 
 
-def _line(event: Event) -> str:
+def _line(event: Event, *, attempts: bool) -> str:
     if event["kind"] == "document":
         error = f"functionError {json.dumps(event['functionError'])}" if "functionError" in event else "no responseContext"
         return (
             f"document {event['condition']} after {event['approximateInvokeCount']}, {error}, "
             f"{event['start']}..{event['end']} batchSize {event['batchSize']}"
         )
-    said = f"call [{' '.join(event['labels'])}] {event['outcome']}"
+    said = f"call [{' '.join(event['labels'])}] {event['outcome']}" + (f" at attempt {event['attempt']}" if attempts else "")
     if event.get("window") is not None:
-        final = " final" if event["final"] else ""
-        said += f" in window {float(event['window']):g}{final} with {json.dumps(event['state'], sort_keys=True)}"
+        final = (" final" if event["final"] else "") + (" early" if event["early"] else "")
+        said += f" in window {float(event['window']):g}{final} with {json.dumps(_shown(event['state']), sort_keys=True)}"
     return said
+
+
+def _shown(state: Any) -> Any:
+    """Of a text that makes a state too large, what it begins with and how long it is."""
+    if not isinstance(state, dict):
+        return state
+    return {
+        key: f"{value[:9]}… {len(value)}" if isinstance(value, str) and len(value) > TEXT_MAX else value for key, value in state.items()
+    }
 
 
 def difference(scenario: Scenario, expected: Trace, actual: Trace, checkpoints: Checkpoints = "each") -> str:
     """What a reader needs to see where two traces part; empty if they say the same."""
-    want, have = normal(scenario, expected, checkpoints), normal(scenario, actual, checkpoints)
+    attempts = all("attempt" in event for event in [*expected, *actual] if event["kind"] == "invocation")
+    want, have = (normal(scenario, trace, checkpoints, attempts=attempts) for trace in (expected, actual))
     told: list[str] = [f"  the actual trace is impossible: {problem}" for problem in problems(scenario, actual)]
     for name in sorted({*want, *have}):
         before, after = want.get(name, []), have.get(name, [])
@@ -103,7 +117,16 @@ def problems(scenario: Scenario, trace: Trace) -> list[str]:
     shard_of = {record.label: shard.name for shard in scenario.shards for record in shard.records}
     found: list[str] = []
     last_seen: dict[str, int] = {}
+    parents = {shard.name: shard.parents for shard in scenario.shards}
+    over: set[str] = set()
     for index, event in enumerate(trace):
+        if event["shard"] in over:
+            found.append(f"{event['kind']} of {event['shard']}, which is over")
+        if early := [parent for parent in parents[event["shard"]] if parent not in over]:
+            found.append(f"{event['kind']} of {event['shard']} before {early} is over")
+        if event["kind"] == "shard end":
+            over.add(event["shard"])
+            continue
         labels = _labels(event)
         if unknown := [label for label in labels if label not in known]:
             found.append(f"{event['kind']} of unknown records {unknown}")

@@ -8,20 +8,24 @@
 
 Time passes only where something waits, so that a scenario on the edge of a time limit falls on the same side everywhere. Where an
 arrival and the end of a wait fall together, the arrival is first. A handler lets the pump write its checkpoint before it begins.
+
+Events and failure documents are looked at whole, key for key (`shapes`), before they become a line of the trace.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from base64 import b64decode
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any, Final, Literal
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -31,15 +35,16 @@ from streamlet.broker import Broker
 from streamlet.core.failure import FailedFrom, Throttled
 from streamlet.core.responses import outcome_of
 from streamlet.core.rolling import MemoryBudget
-from streamlet.destinations.document import event_record, failure_document
+from streamlet.destinations.document import failure_document
 from streamlet.engine import pump as pumps
 from streamlet.engine.invoke import BatchFailed, NotTaken
 from streamlet.engine.lane import lane_of
 from streamlet.engine.leases import Acquired, LeaseEvent, LeaseKeeper
 from streamlet.engine.pump import End, Pump
 from streamlet.errors import SinkError
+from streamlet.kpl.aggregate import aggregate
 from streamlet.model.batch import Batch
-from streamlet.model.position import TRIM_HORIZON
+from streamlet.model.position import SHARD_END, TRIM_HORIZON
 from streamlet.model.record import Record
 from streamlet.model.shard import HASH_KEY_MAX
 from streamlet.model.shard import Shard as Hashes
@@ -53,8 +58,10 @@ from streamlet.runtimes.esm.sandbox import Answer, FunctionError, Invoked, Sandb
 from streamlet.runtimes.worker import WorkerOptions, run_worker
 from streamlet.spec import ConsumerSpec, EventSourceMapping
 from streamlet.stores import open_store
+from streamlet.testing.virtual import VirtualClock
+from tests.scenarios import shapes
 from tests.scenarios.interpreter import Choices, interpret
-from tests.scenarios.scenarios import Event, Raised, Scenario, Script, Trace, with_sequence_numbers
+from tests.scenarios.scenarios import GROWN, Crashed, Event, Raised, Scenario, Script, Trace, with_sequence_numbers
 from tests.scenarios.scenarios import Returned as Returns
 from tests.scenarios.scenarios import Throttled as Refused
 from tests.unit.engine.chaos import Inline, Store, Violated, run
@@ -76,13 +83,16 @@ __all__ = [
 ]
 Kind = Literal["record", "batch", "window"]
 STREAM: Final = "orders"
-STREAM_ARN: Final = f"arn:aws:kinesis:us-east-1:000000000000:stream/{STREAM}"
+APP: Final = "same"
+STREAM_ARN: Final = shapes.stream_arn(STREAM)
 ZERO_S: Final = 1_699_999_200.0
 """Time zero: a multiple of an hour, and so of every tumbling window here."""
 FILTER: Final = {"data": {"keep": [True]}}
 TRIES_MAX: Final = 500
 AFTERWARDS_S: Final = 100.0
 """How long the runtime goes on after everything is done, so that what it then does too much is seen."""
+FOR_EVER_S: Final = 1e9
+"""Longer than any scenario takes: who waits for so long is cancelled."""
 TURNS: Final = 20
 """Turns of the loop in which a pump notices what was settled and writes it."""
 FIRST_S: Final = 2e-9
@@ -93,24 +103,16 @@ class Boom(Exception):
     """What the function raises."""
 
 
-class At:
-    """Time zero is when the loop began."""
-
-    def time(self) -> float:
-        return ZERO_S + self.monotonic()
-
-    def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
-
-    async def sleep(self, delay_s: float) -> None:
-        await asyncio.sleep(delay_s)
+class Crash(BaseException):
+    """The runtime ends here. No Exception, or the engine would take it for one of the handler."""
 
 
 class Run:
-    """One run of a scenario: the script, the names of things in it, and what has happened."""
+    """One run of a scenario: the script, the names of things in it, and what has happened. On virtual time, `function` is the name
+    that its failure documents have to give."""
 
-    def __init__(self, scenario: Scenario) -> None:
-        self.scenario = scenario
+    def __init__(self, scenario: Scenario, function: str = "", *, aggregated: bool = False) -> None:
+        self.scenario, self._function, self._aggregated = scenario, function, aggregated
         self.script = Script(scenario)
         self.trace: Trace = []
         self.tries = 0
@@ -124,25 +126,54 @@ class Run:
         }
         self._left = {shard.name: shard.records[-1].label for shard in scenario.shards}
         self._at: dict[str, str] = {}
+        self._closed = {shard.name for shard in scenario.shards if shard.ends_s is not None}
+        self._over: set[str] = set()
         self._refused: Counter[str] = Counter()
+        self.requests: dict[str, str] = {}  # the last invocation of each record, where there are such
+        self.kill: Callable[[str], object] = lambda shard_id: None
         self.done = asyncio.Event()
 
     def records(self, shard_id: str) -> list[Record]:
         shard = next(shard for shard in self.scenario.shards if shard.name == self.shard_ids[shard_id])
-        return [record_of(self.scenario, record.label, self.numbers[record.label], shard_id) for record in shard.records]
+        return [self.record(record.label, shard_id) for record in shard.records]
 
-    def next(self, shard_id: str, labels: list[str], *, window: float | None = None, final: bool = False, state: Any = None) -> Any:
-        """Ask the script once, and note it."""
+    def record(self, label: str, shard_id: str) -> Record:
+        return record_of(self.scenario, label, self.numbers[label], shard_id, aggregated=self._aggregated)
+
+    def sent(self, label: str, shard_id: str) -> shapes.Sent:
+        """The record as an event or a document tells it."""
+        record = self.record(label, shard_id)
+        return shapes.Sent(
+            shard_id=shard_id, key=record.partition_key, number=record.sequence_number, data=record.data, arrival_s=record.arrived_at_s
+        )
+
+    def next(
+        self,
+        shard_id: str,
+        labels: list[str],
+        *,
+        attempt: int | None = None,
+        window: float | None = None,
+        final: bool = False,
+        early: bool = False,
+        state: Any = None,
+    ) -> Any:
+        """Ask the script once, and note it; the attempt where the function is told. Where the runtime crashes, nobody gets an answer."""
         self.tries += 1
         if self.tries > TRIES_MAX:
             raise Violated(f"{self.scenario.name}: no end after {TRIES_MAX} tries")
         name = self.shard_ids[shard_id]
-        answer = self.script.next(labels, window=f"{name}@{window}", state=state)
-        outcome = "raised" if isinstance(answer, Raised) else "throttled" if isinstance(answer, Refused) else "returned"
+        answer = self.script.next(labels, window=f"{name}@{window}", state=state, early=early)
+        outcome = {Raised: "raised", Refused: "throttled", Crashed: "crashed"}.get(type(answer), "returned")
         event: Event = {"kind": "invocation", "shard": name, "labels": labels, "outcome": outcome}
+        if attempt is not None:
+            event["attempt"] = attempt
         if window is not None:
-            event |= {"window": window, "final": final, "state": json.loads(json.dumps(state))}
+            event |= {"window": window, "final": final, "early": early, "state": copy.deepcopy(state)}
         self.trace.append(event)
+        if isinstance(answer, Crashed):
+            self.kill(shard_id)
+            raise Crash
         return answer
 
     def value(self, answer: Returns) -> Any:
@@ -153,11 +184,13 @@ class Run:
         """A row of the lease table was written."""
         name = self.shard_ids[lease.key]
         label = self.labels.get((lease.key, lease.checkpoint.text))
-        if label is None or self._at.get(name) == label:
-            return
-        self._at[name] = label
-        self.trace.append({"kind": "checkpoint", "shard": name, "label": label})
-        if self._at == self._left:
+        if lease.checkpoint == SHARD_END:
+            self._over.add(name)
+            self.trace.append({"kind": "shard end", "shard": name})
+        elif label is not None and self._at.get(name) != label:
+            self._at[name] = label
+            self.trace.append({"kind": "checkpoint", "shard": name, "label": label})
+        if self._at == self._left and self._over == self._closed:
             self.done.set()
 
     def send(self, document: FailureDocument) -> None:
@@ -165,10 +198,10 @@ class Run:
         if self._refused[document.document_id] < (self.scenario.refusals or 0):
             self._refused[document.document_id] += 1
             raise SinkError("the queue is away")
-        told = failure_document(document, payload=False)
+        told = failure_document(document, payload=True)
         batch, context = told["KinesisBatchInfo"], told["requestContext"]
         shard_id = batch["shardId"]
-        event = {
+        event: Event = {
             "kind": "document",
             "shard": self.shard_ids[shard_id],
             "condition": context["condition"],
@@ -180,6 +213,30 @@ class Run:
         if "responseContext" in told:
             event["functionError"] = told["responseContext"]["functionError"]
         self.trace.append(event)
+        if self._function:
+            self._check(event, shard_id, told, with_records=True)
+            self._check(event, shard_id, failure_document(document, payload=False), with_records=False)
+
+    def _check(self, event: Event, shard_id: str, told: dict[str, Any], *, with_records: bool) -> None:
+        """Is the document, whole, what the reference says of the records named?"""
+        (shard,) = [shard for shard in self.scenario.shards if shard.name == event["shard"]]
+        known = [record.label for record in shard.records]
+        span = shard.records[known.index(event["start"]) : known.index(event["end"]) + 1]
+        lane = self.scenario.lane_of(span[0])
+        request_id = told["requestContext"]["requestId"]
+        expected = shapes.document(
+            [self.sent(r.label, shard_id) for r in span if self.scenario.passes(r) and self.scenario.lane_of(r) == lane],
+            STREAM,
+            self._function,
+            request_id=self.requests.get(event["start"], str(UUID(request_id))),
+            condition=event["condition"],
+            invoke_count=event["approximateInvokeCount"],
+            function_error=event.get("functionError"),
+            at_s=VirtualClock(ZERO_S).time(),
+            with_records=with_records,
+        )
+        if json.dumps(told) != json.dumps(expected):  # in the order of keys
+            raise Violated(f"{self.scenario.name}: the document is {told}, and should be {expected}")
 
 
 def key_of(scenario: Scenario, key: str) -> str:
@@ -192,9 +249,12 @@ def key_of(scenario: Scenario, key: str) -> str:
     return name
 
 
-def record_of(scenario: Scenario, label: str, number: str, shard_id: str) -> Record:
+def record_of(scenario: Scenario, label: str, number: str, shard_id: str, *, aggregated: bool) -> Record:
+    """`aggregated`: two of three hold two user records of keys of their own, the first of which has a "part"."""
     record = next(record for shard in scenario.shards for record in shard.records if record.label == label)
     data = json.dumps({"label": label, "keep": scenario.passes(record)}).ljust(record.size_bytes).encode()
+    if aggregated and int(number) % 3:
+        data = aggregate([("first", json.dumps({"label": label, "part": 0}).encode()), ("second", data)])
     return Record(data, key_of(scenario, record.key), number, 0, ZERO_S + record.arrival_s, shard_id, STREAM, json.loads)
 
 
@@ -227,24 +287,31 @@ class Arriving:
 
     async def list_shards(self) -> Sequence[Hashes]:
         width = (HASH_KEY_MAX + 1) // len(self._run.shard_ids)
-        return [Hashes(shard_id, n * width, (n + 1) * width - 1) for n, shard_id in enumerate(self._run.shard_ids)]
+        ids = {name: shard_id for shard_id, name in self._run.shard_ids.items()}
+        return [
+            Hashes(ids[shard.name], n * width, (n + 1) * width - 1, tuple(ids[parent] for parent in shard.parents))
+            for n, shard in enumerate(self._run.scenario.shards)
+        ]
 
     def reader(self, shard_id: str, start: StartingPosition) -> ArrivingReader:
-        assert start.position == TRIM_HORIZON
-        return ArrivingReader(self._run.records(shard_id), self._run.scenario.mapping.tumbling_s)
+        (shard,) = [shard for shard in self._run.scenario.shards if shard.name == self._run.shard_ids[shard_id]]
+        rest = [record for record in self._run.records(shard_id) if record.position > start.position]
+        return ArrivingReader(rest, self._run.scenario.mapping.tumbling_s, None if shard.ends_s is None else ZERO_S + shard.ends_s)
 
 
 class ArrivingReader:
-    def __init__(self, records: list[Record], tumbling_s: int) -> None:
-        self._rest, self._tumbling_s = deque(records), tumbling_s
+    def __init__(self, records: list[Record], tumbling_s: int, ends_at_s: float | None) -> None:
+        self._rest, self._tumbling_s, self._ends_at_s = deque(records), tumbling_s, ends_at_s
         self._looked_s = -1.0  # in whole moments: when this reader last said what is there
 
     async def read(self) -> Fetch:
-        clock = At()
+        clock = VirtualClock(ZERO_S)
         if round(clock.time(), 6) <= self._looked_s:
             wakes = [self._rest[0].arrived_at_s] if self._rest else []
             if self._tumbling_s:
                 wakes.append((self._looked_s // self._tumbling_s + 1) * self._tumbling_s)
+            if self._ends_at_s is not None:
+                wakes.append(self._ends_at_s)
             if not wakes:
                 await asyncio.Event().wait()
             await asyncio.sleep(min(wakes) - ZERO_S - clock.monotonic() - FIRST_S)
@@ -254,7 +321,7 @@ class ArrivingReader:
         records = []
         while self._rest and self._rest[0].arrived_at_s <= self._looked_s:
             records.append(self._rest.popleft())
-        return Fetch(records, 0)
+        return Fetch(records, 0, ended=self._ends_at_s is not None and self._ends_at_s <= self._looked_s)
 
 
 class Taking(Inline):
@@ -266,12 +333,14 @@ class Taking(Inline):
 
     async def run(self, function: Callable[..., Any], /, *args: Any) -> Any:
         await turns()
-        lasts_s = 0.0 if getattr(function, "__name__", "") == "send" else self._duration_s
+        lasts_s = 0.0 if getattr(function, "__name__", "") in {"send", "taken_apart"} else self._duration_s
         try:
             return function(*args)
         except NotTaken:
             lasts_s = 0.0  # a refused call takes no time
             raise
+        except Crash:
+            lasts_s = FOR_EVER_S
         finally:
             if lasts_s:
                 await asyncio.sleep(lasts_s)
@@ -284,17 +353,16 @@ async def turns() -> None:
 
 
 async def _pump(state: Run, spec: ConsumerSpec) -> None:
-    """Run the shards until everything is done, and a little longer; then drain."""
-    clock, source, leases, events = At(), Arriving(state), Inline(Random(0)), list[LeaseEvent]()
-    keeper = LeaseKeeper(Store(state.look), "worker", clock=clock, random=Random(0), failover_s=1e9, notify=events.append)
-    keeper.sync(list(await source.list_shards()), TRIM_HORIZON)
-    keeper.start_taking()
-    acquired = [event for event in events if isinstance(event, Acquired)]
-    assert {event.lease.key for event in acquired} == set(state.shard_ids)
-    running = [
-        Pump(
+    """Run the shards until everything is done, and a little longer; then drain. A pump that is killed has a successor at once."""
+    clock, source, leases = VirtualClock(ZERO_S), Arriving(state), Inline(Random(0))
+    running: dict[str, tuple[Pump, asyncio.Task[End]]] = {}
+    ends: dict[str, End] = {}
+
+    def start(event: LeaseEvent) -> None:
+        assert isinstance(event, Acquired)
+        pump = Pump(
             spec,
-            lease,
+            event,
             source=source,
             keeper=keeper,
             leases=leases,
@@ -303,16 +371,32 @@ async def _pump(state: Run, spec: ConsumerSpec) -> None:
             emit=lambda event: None,
             budget=MemoryBudget(1_000_000),
         )
-        for lease in acquired
-    ]
+        task = tg.create_task(pump.run())
+        task.add_done_callback(lambda task: ended(pump, task))
+        running[pump.shard_id] = pump, task
+
+    def ended(pump: Pump, task: asyncio.Task[End]) -> None:
+        if task.cancelled():
+            keeper.release(pump.grip)  # as if the lease had expired
+        elif task.exception() is None:
+            ends[pump.shard_id] = task.result()
+        if not state.done.is_set():
+            keeper.take()
+
+    state.kill = lambda shard_id: running[shard_id][1].cancel()
+    keeper = LeaseKeeper(Store(state.look), "worker", clock=clock, random=Random(0), failover_s=1e9, notify=start)
+    keeper.sync(list(await source.list_shards()), TRIM_HORIZON)
     assert clock.time() == ZERO_S
     async with asyncio.TaskGroup() as tg:
-        tasks = [tg.create_task(pump.run()) for pump in running]
+        keeper.start_taking()
         await state.done.wait()
         await asyncio.sleep(AFTERWARDS_S)
-        for pump in running:
+        for pump, _ in running.values():
             pump.stop()
-    assert {task.result() for task in tasks} == {End.DRAINED}
+    assert ends == {
+        shard_id: End.DRAINED if shard.ends_s is None else End.SHARD_ENDED
+        for shard_id, shard in zip(state.shard_ids, state.scenario.shards, strict=True)
+    }
 
 
 def _on_virtual_time(state: Run, main: Callable[[], Any]) -> Trace:
@@ -341,16 +425,20 @@ class Scripted:
 
     async def in_window(self, batch: Batch, state: Any) -> Any:
         value = self._run.value(await self._answer(batch, state))
-        if not isinstance(value, dict) or "state" not in value:
+        if not isinstance(value, dict) or value.get("state") is None:
             raise BatchFailed(0, None, "no state")
-        outcome = outcome_of(value, [r.sequence_number for r in batch.records], reports_failures=self._run.scenario.mapping.report)
-        if isinstance(outcome, FailedFrom):
-            raise BatchFailed(outcome.index, outcome.function_error, outcome.error, state=value["state"])
+        if batch.records:
+            outcome = outcome_of(value, [r.sequence_number for r in batch.records], reports_failures=self._run.scenario.mapping.report)
+            if isinstance(outcome, FailedFrom):
+                raise BatchFailed(outcome.index, outcome.function_error, outcome.error, state=value["state"])
         return value["state"]
 
     async def _answer(self, batch: Batch, state: Any) -> Returns:
         await turns()
-        answer = self._run.next(batch.shard_id, [record.value["label"] for record in batch], **window_of(batch, state))
+        try:
+            answer = self._run.next(batch.shard_id, [record.value["label"] for record in batch], **told(batch, state))
+        except Crash:
+            await asyncio.sleep(FOR_EVER_S)
         if isinstance(answer, Refused):
             raise NotTaken("the script says so")
         await asyncio.sleep(self._run.scenario.duration_s)
@@ -360,16 +448,22 @@ class Scripted:
         return answer
 
 
-def window_of(batch: Batch, state: Any) -> dict[str, Any]:
-    """What an invocation's event says of its window."""
-    if batch.window is None:
-        return {}
-    return {"window": batch.window.start.timestamp() - ZERO_S, "final": batch.window.is_final, "state": state}
+def told(batch: Batch, state: Any) -> dict[str, Any]:
+    """What a handler is told of its call."""
+    if (window := batch.window) is None:
+        return {"attempt": batch.attempt}
+    return {
+        "attempt": batch.attempt,
+        "window": window.start.timestamp() - ZERO_S,
+        "final": window.is_final,
+        "early": window.is_terminated_early,
+        "state": state,
+    }
 
 
 def in_worker(scenario: Scenario) -> Trace:
     """The worker's engine. An exception of the handler is an exception; what a function returns is read as `streamlet esm` does."""
-    state = Run(scenario)
+    state = Run(scenario, "worker")
     handler = Scripted(state)
     windows = scenario.mapping.tumbling_s > 0
     spec = ConsumerSpec(
@@ -396,8 +490,9 @@ class ScriptedSandbox:
         self.answer: Any = None
 
     async def invoke(self, request_id: str, event: bytes) -> Invoked:
-        assert request_id
-        assert labels_of(json.loads(event)) == self.answer[1]
+        labels: list[str] = self.answer[1]
+        assert labels_of(json.loads(event)) == labels
+        self._run.requests.update(dict.fromkeys(labels, str(UUID(request_id))))
         await asyncio.sleep(self._run.scenario.duration_s)
         answer = self.answer[0]
         outcome = FunctionError("Boom", "the script says so") if isinstance(answer, Raised) else Answer(self._run.value(answer))
@@ -413,15 +508,26 @@ def ask(state: Run, event: dict[str, Any]) -> Any:
     labels = labels_of(event)
     if "window" not in event:
         return state.next(event["Records"][0]["eventID"].rsplit(":", 1)[0], labels)
-    start_s = datetime.fromisoformat(event["window"]["start"]).timestamp() - ZERO_S
-    end_s = datetime.fromisoformat(event["window"]["end"]).timestamp() - ZERO_S
-    assert end_s - start_s == state.scenario.mapping.tumbling_s
-    return state.next(event["shardId"], labels, window=start_s, final=event["isFinalInvokeForWindow"], state=event["state"])
+    return state.next(
+        event["shardId"],
+        labels,
+        window=datetime.fromisoformat(event["window"]["start"]).timestamp() - ZERO_S,
+        final=event["isFinalInvokeForWindow"],
+        early=event["isWindowTerminatedEarly"],
+        state=event["state"],
+    )
+
+
+def expected_event(run: Run, shard_id: str, labels: Sequence[str], start_s: float = 0.0, **window: Any) -> dict[str, Any]:
+    """What Lambda would hand to the function; with tumbling windows, `window` has state, final and early."""
+    if window:
+        window |= {"shard_id": shard_id, "start_s": ZERO_S + start_s, "end_s": ZERO_S + start_s + run.scenario.mapping.tumbling_s}
+    return shapes.event([run.sent(label, shard_id) for label in labels], STREAM, **window)
 
 
 def in_esm(scenario: Scenario) -> Trace:
     """`streamlet esm`, with functions that run in this process."""
-    state = Run(scenario)
+    state = Run(scenario, "function")
 
     class ScriptedHost(Host):
         """The host as it is, but for the processes. Where the script says so there is no place for one more invocation."""
@@ -429,7 +535,11 @@ def in_esm(scenario: Scenario) -> Trace:
         async def invoke(self, event: bytes, *, request_id: str = "") -> Invoked | Throttled:
             await turns()
             decoded = json.loads(event)
-            answer = ask(state, decoded)
+            try:
+                answer = ask(state, decoded)
+            except Crash:
+                await asyncio.sleep(FOR_EVER_S)
+            self._check(decoded)
             if isinstance(answer, Refused):
                 self.reserved_concurrency = 0
                 refused = await super().invoke(event, request_id=request_id)
@@ -437,6 +547,15 @@ def in_esm(scenario: Scenario) -> Trace:
                 return refused
             self._next = (answer, labels_of(decoded))
             return await super().invoke(event, request_id=request_id)
+
+        def _check(self, event: dict[str, Any]) -> None:
+            told = state.trace[-1]
+            (shard_id,) = [shard_id for shard_id, name in state.shard_ids.items() if name == told["shard"]]
+            window = {"start_s": told["window"], **{key: told[key] for key in ("state", "final", "early")}} if "window" in told else {}
+            expected = expected_event(state, shard_id, told["labels"], **window)
+            # The order of keys was recorded of the records.
+            if event != expected or json.dumps(event["Records"]) != json.dumps(expected["Records"]):
+                raise Violated(f"{state.scenario.name}: the event is {event}, and should be {expected}")
 
         def _sandbox(self) -> Any:
             # Called before anything else can run: no other invocation comes in between.
@@ -477,7 +596,7 @@ async def in_processes(scenario: Scenario, folder: Path) -> Trace:
     """`streamlet esm` as it is: a broker, Lambda's client in processes, real time. The function asks here what to do.
 
     Of the checkpoints only the last is told. Scenarios of one shard, without late arrivals, throttles and windows."""
-    assert not scenario.uses() & {"throttle", "shards", "late arrivals", "tumbling window", "parallelization factor"}
+    assert not scenario.uses() & {"throttle", "shards", "late arrivals", "tumbling window", "parallelization factor", "crash"}
     state = Run(scenario)
     (folder / "function.py").write_text(FUNCTION)
     (shard_id,) = state.shard_ids
@@ -533,31 +652,58 @@ async def in_processes(scenario: Scenario, folder: Path) -> Trace:
 
 
 class Users:
-    """A handler as users write them: it returns, raises, or names the record that failed. `decide` says which."""
+    """A handler as users write them: it returns, raises, or names the record that failed. `decide` says which.
+
+    It changes the values that it gets, which the next
+    try must not see. Of an aggregate the last user record is the one that fails, but for windows: there a state up to it would be none for the
+    records of the stream, and nothing would be done."""
 
     def __init__(self, decide: Callable[[Sequence[str], Batch | None, Any], Any]) -> None:
         self._decide = decide
 
     def on_record(self, record: Record) -> None:
-        label = record.value["label"]
+        if "part" in record.value:
+            return
+        label = record.value.pop("label")
         answer = self._decide([label], None, None)
         if isinstance(answer, Raised) or named(answer):
             raise Boom(label)
 
     def on_batch(self, batch: Batch) -> None:
-        labels = [record.value["label"] for record in batch]
+        held = held_by_label(batch)
+        labels = list(held)
         answer = self._decide(labels, batch, None)
         if isinstance(answer, Raised):
             raise Boom("the batch")
         if failed := named(answer):
-            raise RecordFailed(batch.records[min(map(labels.index, failed))])
+            raise RecordFailed(held[labels[min(map(labels.index, failed))]][-1])
 
     def on_window(self, batch: Batch, state: Any) -> Any:
-        labels = [record.value["label"] for record in batch]
+        held = held_by_label(batch)
+        labels = list(held)
         answer = self._decide(labels, batch, state)
-        if isinstance(answer, Raised) or named(answer):
+        if isinstance(answer, Raised):
             raise Boom("the window")
-        return {"labels": [*state.get("labels", []), *labels]}
+        failed = named(answer)
+        count = min(map(labels.index, failed)) if failed else len(labels)
+        state = {"labels": [*state.get("labels", []), *labels[:count]]} | ({"text": GROWN} if grows(answer) else {})
+        if failed:
+            raise RecordFailed(held[labels[count]][0], state=state)
+        assert batch.window is not None
+        return None if batch.window.is_final else state  # nobody reads it, and users do not return it
+
+
+def held_by_label(batch: Batch) -> dict[str, list[Record]]:
+    """The user records of each record of the stream. Takes their values to pieces, as handlers do: the next try must not see that."""
+    held: dict[str, list[Record]] = {}
+    for record in batch:
+        held.setdefault(record.value.pop("label"), []).append(record)
+    return held
+
+
+def grows(answer: Any) -> bool:
+    """Whether a scripted response carries a state that is too large."""
+    return isinstance(answer, Returns) and isinstance(answer.value, dict) and "text" in answer.value.get("state", {})
 
 
 def named(answer: Any) -> list[str]:
@@ -567,7 +713,7 @@ def named(answer: Any) -> list[str]:
 
 
 def _app(kind: Kind, users: Users, mapping: EventSourceMapping) -> App:
-    app = App("same")
+    app = App(APP)
     match kind:
         case "record":
             app.on_record(STREAM, mapping=mapping)(users.on_record)
@@ -578,17 +724,17 @@ def _app(kind: Kind, users: Users, mapping: EventSourceMapping) -> App:
     return app
 
 
-def handled(scenario: Scenario, kind: Kind) -> Trace:
+def handled(scenario: Scenario, kind: Kind, *, aggregated: bool = False) -> Trace:
     """The handler in a worker. Of a handler of records each call is an invocation."""
-    state = Run(scenario)
+    state = Run(scenario, APP, aggregated=aggregated)
     shard_of = {record.label: shard_id for shard_id in state.shard_ids for record in scenario.shards[int(shard_id[-12:])].records}
 
     def decide(labels: Sequence[str], batch: Batch | None, carried: Any) -> Any:
         shard_id = shard_of[labels[0]] if batch is None else batch.shard_id
-        answer = state.next(shard_id, list(labels), **({} if batch is None else window_of(batch, carried)))
+        answer = state.next(shard_id, list(labels), **({} if batch is None else told(batch, carried)))
         if isinstance(answer, Refused):
             raise NotTaken("the script says so")
-        if kind != "batch" and named(answer):
+        if kind == "record" and named(answer):
             state.trace[-1]["outcome"] = "raised"  # such a handler can name no record: it raises
         return answer
 
@@ -599,9 +745,9 @@ def handled(scenario: Scenario, kind: Kind) -> Trace:
 class Adapter(Script):
     """The function behind a mapping of AWS's: our adapter, whose answers are what the interpreter reads."""
 
-    def __init__(self, scenario: Scenario, kind: Kind) -> None:
+    def __init__(self, scenario: Scenario, kind: Kind, *, aggregated: bool) -> None:
         super().__init__(scenario)
-        self._run, self._kind, self._scenario = Run(scenario), kind, scenario
+        self._run, self._kind, self._scenario = Run(scenario, aggregated=aggregated), kind, scenario
         self._labels_by_number = {
             shard.name: {self._run.numbers[record.label]: record.label for record in shard.records} for shard in scenario.shards
         }
@@ -609,6 +755,7 @@ class Adapter(Script):
         self.calls: defaultdict[tuple[str, ...], deque[list[tuple[str, str]]]] = defaultdict(deque)
         self._told: list[tuple[str, str]] = []
         self._answer: Any = None
+        self._early = False
         self._runtime = LambdaRuntime(_app(kind, Users(self._decide), mapping_of(scenario, None)))
 
     def close(self) -> None:
@@ -616,20 +763,22 @@ class Adapter(Script):
 
     def _decide(self, labels: Sequence[str], batch: Batch | None, _: Any) -> Any:
         if batch is not None:
+            if (window := batch.window) is not None and (window.is_final, window.is_terminated_early) != (not labels, self._early):
+                raise Violated(f"{self._scenario.name}: {window} for {labels}, early {self._early}")
             return self._answer
         answer = super().next(labels)
         self._told.append((labels[0], "raised" if isinstance(answer, Raised) or named(answer) else "returned"))
         return answer
 
-    def next(self, labels: Sequence[str], *, window: str = "", state: Any = None) -> Any:
+    def next(self, labels: Sequence[str], *, window: str = "", state: Any = None, early: bool = False) -> Any:
         if self._kind != "record":
-            self._answer = super().next(labels, window=window, state=state)
-            if isinstance(self._answer, Refused):
+            self._answer = super().next(labels, window=window, state=state, early=early)
+            if isinstance(self._answer, Refused | Crashed):
                 return self._answer
-        self._told = []
+        self._told, self._early = [], early
         shard = self._shard_of[labels[0]] if labels else window.split("@", maxsplit=1)[0]
         try:
-            answer = self._runtime(self._event(shard, labels, window, state), None)
+            answer = self._runtime(self._event(shard, labels, window, state, early), None)
         except Boom:
             return Raised()
         finally:
@@ -639,28 +788,17 @@ class Adapter(Script):
         failures = [self._labels_by_number[shard][failure["itemIdentifier"]] for failure in answer["batchItemFailures"]]
         return Returns({**answer, "batchItemFailures": [{"itemIdentifier": {"$sequence": label}} for label in failures]})
 
-    def _event(self, shard: str, labels: Sequence[str], window: str, state: Any) -> dict[str, Any]:
+    def _event(self, shard: str, labels: Sequence[str], window: str, state: Any, early: bool) -> dict[str, Any]:
         shard_id = next(shard_id for shard_id, name in self._run.shard_ids.items() if name == shard)
-        records = [record_of(self._scenario, label, self._run.numbers[label], shard_id) for label in labels]
-        entries = [event_record(record, STREAM_ARN, shard_id, region="us-east-1", account_id="000000000000") for record in records]
         if self._kind != "window":
-            return {"Records": entries}
-        start_s = ZERO_S + float(window.split("@")[1])
-        start, end = (datetime.fromtimestamp(at_s, UTC) for at_s in (start_s, start_s + self._scenario.mapping.tumbling_s))
-        return {
-            "Records": entries,
-            "window": {"start": f"{start:%Y-%m-%dT%H:%M:%SZ}", "end": f"{end:%Y-%m-%dT%H:%M:%SZ}"},
-            "state": state,
-            "shardId": shard_id,
-            "eventSourceARN": STREAM_ARN,
-            "isFinalInvokeForWindow": not labels,
-            "isWindowTerminatedEarly": False,
-        }
+            return expected_event(self._run, shard_id, labels)
+        start_s = float(window.split("@")[1])
+        return expected_event(self._run, shard_id, labels, start_s, state=state, final=not labels, early=early)
 
 
-def handled_lambda(scenario: Scenario, kind: Kind, choices: Choices) -> Trace:
+def handled_lambda(scenario: Scenario, kind: Kind, choices: Choices, *, aggregated: bool = False) -> Trace:
     """The same handler in Lambda, where the second interpreter is the event source mapping. Raises `Endless`, as that does."""
-    adapter = Adapter(scenario, kind)
+    adapter = Adapter(scenario, kind, aggregated=aggregated)
     try:
         trace = interpret(scenario, choices, adapter)
     finally:

@@ -1,6 +1,6 @@
 """Which scenarios, beyond the recorded ones, are runtimes held to?
 
-Small ones, drawn from a seed: at most twelve records in one or two shards, every parameter and every kind of rule, and on purpose the
+Small ones, drawn from a seed: at most twelve records in one to four shards, every parameter and every kind of rule, and on purpose the
 combinations that are easy to get wrong. Each theme forces one of them, the rest is drawn. All of them come to an end, and none stands
 on the edge of a time limit, where a little latency would change the outcome.
 
@@ -21,7 +21,7 @@ from tests.scenarios.scenarios import Mapping, Record, Rule, Scenario, Shard
 
 __all__ = ["COUNT", "SEED", "depends_on", "generated"]
 
-COUNT: Final = 300
+COUNT: Final = 336
 SEED: Final = 20_251_125
 QUIET_S: Final = 5000.0
 """Longer than any batch takes: what comes after it is no part of what was before."""
@@ -44,8 +44,10 @@ def generated(count: int = COUNT, seed: int = SEED) -> list[Scenario]:
 
 
 def is_fit(scenario: Scenario) -> bool:
-    """Whether it ends, and ends the same with some latency."""
+    """Whether it ends, and ends the same with some latency; and ends with partial responses, too, which every user of the SDK has."""
     outcome = _outcome(scenario, Choices())
+    if _outcome(replace(scenario, mapping=replace(scenario.mapping, report=True)), Choices()) is None:
+        return False
     return outcome is not None and all(outcome == _outcome(scenario, late) for late in ALTERNATIVES["latency"])
 
 
@@ -165,14 +167,95 @@ def bursts(draw: random.Random, draft: Draft) -> None:
 
 def tumbling(draw: random.Random, draft: Draft) -> None:
     draft["mapping"] |= {"tumbling_s": 60, "factor": 1, "window_s": 0, "batch_size": draw.choice([1, 2, 3]), "retries": draw.choice([1, 2])}
-    draft["mapping"] |= {"report": draw.random() < 0.5, "max_age_s": -1}
+    draft["mapping"] |= {"report": draw.random() < 0.6, "max_age_s": -1}
+    if draft["mapping"]["report"]:
+        draft["rules"].insert(0, _report(draw, draft["labels"]))
+    if draw.random() < 0.2:
+        draft["rules"].insert(0, Rule(action="return", on=draw.choice([None, *draft["labels"]]), times=1, value={"state": None}))
     _stagger(draw, draft, [-150.0, -90.0, -30.0, QUIET_S])
 
 
+def tumbling_live(draw: random.Random, draft: Draft) -> None:
+    """Windows that close while records arrive, with a batching window, ages and a filter."""
+    tumbling(draw, draft)
+    draft["mapping"] |= {"window_s": draw.choice([0, 5, 20, 100]), "bisect": draw.random() < 0.4, "max_age_s": draw.choice([-1, -1, 70])}
+    draft["mapping"] |= {
+        "passes": _passed(draw, draft["labels"]) if draw.random() < 0.3 else None,
+        "batch_size": draw.choice([1, 2, 4, 100]),
+    }
+    _stagger(draw, draft, [-80.0, -30.0, 0.0, 10.0, 40.0, 70.0, 100.0, 150.0])
+    draft["rules"].insert(0, _failing(draw, draft["labels"]))
+
+
+def too_large_a_state(draw: random.Random, draft: Draft) -> None:
+    draw.choice([tumbling, tumbling_live])(draw, draft)
+    on = draw.choice(draft["labels"])
+    draft["rules"].insert(
+        draw.randint(0, len(draft["rules"])), Rule(action="grow", on=on, labels=draw.choice([(), (on,)]), times=draw.choice([None, 1, 2]))
+    )
+    if draw.random() < 0.5:
+        draft["rules"].insert(0, Rule(action="raise", times=1))  # which a final call may be hit by, too
+
+
+def crash(draw: random.Random, draft: Draft) -> None:
+    draft["mapping"] |= {"factor": 1, "batch_size": draw.choice([1, 2, 3, 5, 100])}
+    draft["rules"].insert(0, _failing(draw, draft["labels"]))
+    draft["rules"].insert(draw.choice([0, 1]), Rule(action="crash", on=draw.choice(draft["labels"]), times=draw.choice([1, 1, 2])))
+
+
+def crash_with_everything(draw: random.Random, draft: Draft) -> None:
+    crash(draw, draft)
+    draft["mapping"] |= {
+        "bisect": True,
+        "report": draw.random() < 0.7,
+        "retries": draw.choice([0, 1, 2]),
+        "max_age_s": draw.choice([-1, 60]),
+    }
+    draft["mapping"] |= {"passes": _passed(draw, draft["labels"]) if draw.random() < 0.6 else None, "window_s": draw.choice([0, 0, 5])}
+    draft["refusals"] = draw.choice([0, 0, 1])
+    _stagger(draw, draft, [-50.0, -30.0, 0.0, 3.0, 20.0])
+
+
+def crash_in_a_window(draw: random.Random, draft: Draft) -> None:
+    draw.choice([tumbling, tumbling_live, too_large_a_state])(draw, draft)
+    draft["rules"].insert(0, Rule(action="crash", on=draw.choice([None, *draft["labels"]]), times=1))
+
+
+def reshard(draw: random.Random, draft: Draft) -> None:
+    """A split, a merge, or one after the other; anything else may come with it."""
+    ages = draw.random() < 0.3
+    draft["mapping"] |= {"batch_size": draw.choice([1, 2, 3, 100]), "window_s": draw.choice([0, 0, 30]), "max_age_s": 60 if ages else -1}
+    draft["rules"].insert(0, _failing(draw, draft["labels"]))
+    if draw.random() < 0.3:
+        draft["mapping"] |= {"factor": 1}
+        draft["rules"].insert(0, Rule(action="crash", on=draw.choice(draft["labels"]), times=1))
+    else:
+        draft["mapping"] |= {"factor": draw.choice([1, 2, 3])}
+    _lineage(draw, draft)
+
+
+def reshard_in_a_window(draw: random.Random, draft: Draft) -> None:
+    draw.choice([tumbling, tumbling_live])(draw, draft)
+    if draw.random() < 0.3:
+        draft["rules"].insert(0, Rule(action="crash", on=draw.choice(draft["labels"]), times=1))
+    _lineage(draw, draft)
+
+
+def too_old_with_everything(draw: random.Random, draft: Draft) -> None:
+    """Ages with bisect, partial responses, a filter, slots and throttles; retries may end when the age does."""
+    too_old_in_parts(draw, draft)
+    draft["mapping"] |= {"passes": _passed(draw, draft["labels"]), "factor": draw.choice([1, 1, 2]), "retries": draw.choice([0, 1, 2, -1])}
+    draft["mapping"] |= {"report": True, "window_s": draw.choice([0, 5])}
+    draft["duration_s"] = draw.choice([5.0, 15.0, 40.0])
+    draft["rules"].insert(0, _report(draw, draft["labels"]))
+    draft["rules"].insert(0, Rule(action="throttle", on=draw.choice(draft["labels"]), times=draw.choice([1, 3, 6])))
+    draft["refusals"] = draw.choice([0, 1, 3])
+
+
 def payload(draw: random.Random, draft: Draft) -> None:
-    draft["records"] = [replace(record, size_bytes=1_000_000) for record in draft["records"][: draw.choice([5, 6, 8])]]
+    draft["records"] = [Record(label=f"r{number}", size_bytes=1_000_000) for number in range(1, draw.choice([5, 6, 8]) + 1)]
     draft["mapping"] |= {"batch_size": draw.choice([3, 5, 100]), "factor": 1}
-    draft["shards"] = 1
+    draft["lineage"] = None
 
 
 THEMES: Final[dict[str, Theme]] = {
@@ -194,6 +277,14 @@ THEMES: Final[dict[str, Theme]] = {
     "window": window,
     "bursts": bursts,
     "tumbling window": tumbling,
+    "tumbling, live": tumbling_live,
+    "too large a state": too_large_a_state,
+    "crash": crash,
+    "crash with everything": crash_with_everything,
+    "crash in a window": crash_in_a_window,
+    "reshard": reshard,
+    "reshard in a window": reshard_in_a_window,
+    "too old with everything": too_old_with_everything,
     "payload bound": payload,
 }
 
@@ -217,7 +308,7 @@ def drawn(draw: random.Random, theme: Theme) -> Scenario:
     draft: Draft = {
         "labels": labels,
         "records": [Record(label=label, key=f"k{draw.randrange(4)}") for label in labels],
-        "shards": draw.choice([1, 1, 1, 2]),
+        "lineage": draw.choice([None, None, None, SIDE_BY_SIDE]),
         "rules": _rules(draw, labels),
         "duration_s": draw.choice([0.0, 0.0, 1.0, 3.0]),
         "refusals": draw.choice([None, 0, 0, 0, 1]),
@@ -233,18 +324,52 @@ def drawn(draw: random.Random, theme: Theme) -> Scenario:
     }
     theme(draw, draft)
     mapping = Mapping(**draft["mapping"])
-    split = draw.randint(1, len(draft["records"]) - 1)
-    parts = [draft["records"]] if draft["shards"] == 1 else [draft["records"][:split], draft["records"][split:]]
     return Scenario(
         name="",
         source="",
-        shards=tuple(Shard(name=f"s{index}", records=tuple(part)) for index, part in enumerate(parts)),
+        shards=_shards(draw, draft["records"], draft["lineage"] or ((),)),
         mapping=mapping,
         rules=tuple(draft["rules"]),
         lanes={f"k{index}": index % mapping.factor for index in range(4)},
         duration_s=draft["duration_s"],
         refusals=draft["refusals"],
     )
+
+
+Lineage = tuple[tuple[int, ...], ...]
+"""The parents of each shard, by their place."""
+SIDE_BY_SIDE: Final[Lineage] = ((), ())
+LINEAGES: Final[tuple[Lineage, ...]] = (
+    ((), (0,)),
+    ((), (0,), (0,)),
+    ((), (), (0, 1)),
+    ((), (0,), (1,)),
+    ((), (), (0, 1), (2,)),
+)
+
+
+def _lineage(draw: random.Random, draft: Draft) -> None:
+    draft["lineage"] = draw.choice([lineage for lineage in LINEAGES if len(lineage) <= len(draft["records"])])
+
+
+def _shards(draw: random.Random, records: list[Record], lineage: Lineage) -> tuple[Shard, ...]:
+    """The records shared out in order, at least one for each. A shard with children ends with its last record, or a little later, and
+    what its children hold is not from before that."""
+    cuts = sorted(draw.sample(range(1, len(records)), len(lineage) - 1))
+    shares = [records[start:stop] for start, stop in zip([0, *cuts], [*cuts, len(records)], strict=True)]
+    closed = {parent for parents in lineage for parent in parents}
+    shards: list[Shard] = []
+    for index, (share, parents) in enumerate(zip(shares, lineage, strict=True)):
+        begins = max((shards[parent].ends_s or 0.0 for parent in parents), default=share[0].arrival_s)
+        own = tuple(replace(record, arrival_s=max(record.arrival_s, begins)) for record in share)
+        ends_s = own[-1].arrival_s + draw.choice([0.0, 7.0, 25.0]) if index in closed else None
+        shards.append(Shard(name=f"s{index}", records=own, parents=tuple(f"s{parent}" for parent in parents), ends_s=ends_s))
+    return tuple(shards)
+
+
+def _failing(draw: random.Random, labels: list[str]) -> Rule:
+    on = draw.choice(labels)
+    return Rule(action=draw.choice(["raise", "raise", "report"]), on=on, labels=(on,), times=draw.choice([None, 1, 2]))
 
 
 def _rules(draw: random.Random, labels: list[str]) -> list[Rule]:

@@ -3,7 +3,7 @@
 This is a witness: it imports nothing of the package, and is written for clarity from the notes on Lambda's behaviour (batching,
 retries, partial responses, bisect, tumbling windows), not from our implementation. Each slot of each shard is followed by itself
 from its first record to its last, with its own clock, by recursion over the list of records still open. Checkpoints are worked out
-afterwards from the times at which records came to their end.
+afterwards from the times at which records came to their end. Where the runtime crashes, the shard begins again at its checkpoint, knowing nothing.
 
 What the notes leave open is decided by `Choices`, one field each, so that one can ask which scenarios depend on which reading
 (`depends_on`). The defaults are the readings that the notes propose, else the literal ones. Readings without a field:
@@ -21,24 +21,31 @@ What the notes leave open is decided by `Choices`, one field each, so that one c
   * Slots are independent; the checkpoint of a shard is the end of the longest row of its records, from the first, that are all at
     their end. Records that the filter drops are at their end when they arrive.
   * An event holds at most 6 MiB; a record takes its base64 length and 500 bytes. Scenarios stay away from the exact bound.
-  * A batch holds records of one tumbling window. A window without records is not opened. A batch given up leaves the state as it
-    was; a partial response that makes progress replaces it; a complete failure does not. The final call is tried until it succeeds,
-    whatever the number of retries. Closing a window early (state above 1 MB, resharding) is not covered.
+  * A batch holds records of one tumbling window. A window without records is not opened, and one in which no call was made has no
+    final call. A batch given up leaves the state as it was; a partial response that makes progress replaces it; a complete failure
+    does not. The final call is tried until it succeeds, whatever the number of retries; with it the checkpoint moves, not before.
+  * A state of more than 1 MB ends its window before any other call in it: the final call carries that state, and if no call follows
+    in the window there is no other final call.
+  * A closed shard ends its last batching window and its last tumbling window. Its children are read once all in it is at its end.
+  * Counts, waits and states do not survive a crash; positions do.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
 from typing import Any, Final, Literal
 
-from tests.scenarios.scenarios import Event, Raised, Record, Scenario, Script, Shard, Throttled, Trace, with_sequence_numbers
+from tests.scenarios.scenarios import Crashed, Event, Raised, Record, Scenario, Script, Shard, Throttled, Trace, with_sequence_numbers
 
 __all__ = ["ALTERNATIVES", "Choices", "Endless", "interpret"]
 
 TRIES_MAX: Final = 400
 EVENT_BYTES_MAX: Final = 6 * 1024 * 1024
 ENVELOPE_BYTES: Final = 500
+STATE_BYTES_MAX: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,8 @@ class Choices:
     """The batching window starts when the last call ended (so a record after it is handed on at once), or not before a record is there."""
     too_old_after_wait: bool = True
     """Whether the ages are looked at only after a wait, or also before it, so that what is too old by then is given up at once."""
+    null_state: bool = True
+    """Whether a response that contains a state of null contains one."""
     latency_s: float = 0.0
     """What each try takes besides the function. For finding scenarios that stand on the edge of a time limit."""
 
@@ -107,6 +116,7 @@ ALTERNATIVES: Final[dict[str, tuple[Choices, ...]]] = {
     "refused": (Choices(refused="drop"),),
     "documents": (Choices(documents="merged"),),
     "window opens": (Choices(window_opens="at record"),),
+    "null state": (Choices(null_state=False),),
     "latency": (Choices(latency_s=0.05),),
 }
 
@@ -123,16 +133,43 @@ def interpret(scenario: Scenario, choices: Choices = _DEFAULT, script: Script | 
     """
     script = script or Script(scenario)
     events: Trace = []
+    over: dict[str, float] = {}
     for shard in scenario.shards:
-        lanes: list[Lane] = []
-        for number in range(scenario.mapping.factor):
-            lane = Lane(scenario, shard, script, choices)
-            lane.run([record for record in shard.records if scenario.passes(record) and scenario.lane_of(record) == number])
-            lanes.append(lane)
-        ends = [{"kind": "end", "at": max(0.0, r.arrival_s), "labels": [r.label]} for r in shard.records if not scenario.passes(r)]
-        merged = sorted([*ends, *(event for lane in lanes for event in lane.events)], key=_at)
-        events += _with_checkpoints(shard, merged)
+        begins = max([0.0, *(over[parent] for parent in shard.parents)])
+        told, over[shard.name] = _shard(scenario, shard, script, choices, begins)
+        events += told
     return sorted(events, key=_at)
+
+
+def _shard(scenario: Scenario, shard: Shard, script: Script, choices: Choices, now: float) -> tuple[Trace, float]:
+    """What happens in one shard from `now` on, and when all in it is at its end."""
+    told: Trace = []
+    position = 0
+    for _ in range(TRIES_MAX):
+        rest = shard.records[position:]
+        crashed = False
+        lanes = [Lane(scenario, shard, script, choices, now) for _ in range(scenario.mapping.factor)]
+        for number, lane in enumerate(lanes):
+            try:
+                lane.run([record for record in rest if scenario.passes(record) and scenario.lane_of(record) == number])
+            except Crash:
+                assert len(lanes) == 1, "which of several slots is where when the runtime crashes is not said"
+                crashed = True
+        stops = lanes[0].now if crashed else inf
+        dropped = [record for record in rest if not scenario.passes(record) and record.arrival_s <= stops]
+        ends = [{"kind": "end", "at": max(now, record.arrival_s), "labels": [record.label]} for record in dropped]
+        merged = sorted([*ends, *(event for lane in lanes for event in lane.events)], key=_at)
+        moves, position = _with_checkpoints(shard, position, merged)
+        told += moves
+        now = max([now, *(lane.now for lane in lanes), *map(_at, merged)])
+        if not crashed:
+            break
+    else:
+        raise Endless(f"{scenario.name}: no end after {TRIES_MAX} crashes")
+    if shard.ends_s is not None:
+        now = max(now, shard.ends_s)
+        told.append({"kind": "shard end", "shard": shard.name, "at": now})
+    return told, now
 
 
 def _at(event: Event) -> float:
@@ -140,10 +177,9 @@ def _at(event: Event) -> float:
     return at
 
 
-def _with_checkpoints(shard: Shard, events: Trace) -> Trace:
-    """The events, with the ends of records replaced by the moves of the checkpoint that they allow."""
+def _with_checkpoints(shard: Shard, position: int, events: Trace) -> tuple[Trace, int]:
+    """The events, with the ends of records replaced by the moves of the checkpoint that they allow; and where it then is."""
     ended: set[str] = set()
-    position = 0
     result: Trace = []
     for event in events:
         if event["kind"] != "end":
@@ -155,7 +191,11 @@ def _with_checkpoints(shard: Shard, events: Trace) -> Trace:
             position += 1
         if position > before:
             result.append({"kind": "checkpoint", "shard": shard.name, "label": shard.records[position - 1].label, "at": event["at"]})
-    return result
+    return result, position
+
+
+class Crash(Exception):
+    """The runtime ends here."""
 
 
 @dataclass(frozen=True)
@@ -170,17 +210,21 @@ class Reading:
 class Lane:
     """One slot of one shard: its records in order, each brought to its end before the next batch is begun."""
 
-    def __init__(self, scenario: Scenario, shard: Shard, script: Script, choices: Choices) -> None:
+    def __init__(self, scenario: Scenario, shard: Shard, script: Script, choices: Choices, now: float = 0.0) -> None:
         self.mapping = scenario.mapping
         self.scenario = scenario
         self.shard = shard
         self.script = script
         self.choices = choices
         self.events: Trace = []
-        self.now = 0.0
+        self.now = now
+        self.ends = inf if shard.ends_s is None else shard.ends_s
         self.tries = 0
         self.window: float | None = None  # start of the tumbling window
         self.state: Any = {}
+        self.called = False  # was a call made in it that its final call must follow?
+        self.too_large = False  # is its state?
+        self.held: list[str] = []  # records of the window that are done, but for the final call
         self.given_up: list[Record] = []  # not yet told, …
         self.why: Event = {}  # … for this reason
         # From 8 on, so that the order as text (10 before 8) is not the order as numbers.
@@ -194,8 +238,8 @@ class Lane:
         for start, group in groupby(records, key=lambda record: record.arrival_s // length * length):
             self.window, self.state = start, {}
             self.drain(list(group))
-            self.now = max(self.now, start + length)
-            self.close_window(0)
+            self.now = max(self.now, min(start + length, self.ends))
+            self.close_window()
 
     def drain(self, records: list[Record]) -> None:
         """Batch after batch until no record is left."""
@@ -205,6 +249,7 @@ class Lane:
             records = records[len(batch) :]
             self.finish(batch, tries=0, waits=0)
             self.tell()
+            self.close_if_too_large()
             last_call_s = self.now
 
     # --- batches
@@ -216,7 +261,7 @@ class Lane:
         closes = opened + self.mapping.window_s
         if self.window is not None:
             closes = min(closes, self.window + self.mapping.tumbling_s)
-        closes = max(closes, self.now)
+        closes = max(min(closes, self.ends), self.now)
         batch: list[Record] = []
         for record in records:
             if record.arrival_s > closes:
@@ -254,7 +299,7 @@ class Lane:
             self.now = ready
             self.finish(batch, tries=tries, waits=waits, throttles=throttles)
             return
-        reading = self.attempt(batch)
+        reading = self.attempt(batch, tries)
         if reading is None and self.choices.throttles_wait_apart:
             ready = self.pause(throttles)
             self.finish(batch, tries=tries, waits=waits, throttles=throttles + 1, ready=ready)
@@ -285,9 +330,11 @@ class Lane:
             return False
         return self.choices.split_without_retries or self.mapping.retries < 0 or tries <= self.mapping.retries
 
-    def attempt(self, batch: list[Record]) -> Reading | None:
+    def attempt(self, batch: list[Record], tries: int) -> Reading | None:
         """One try. None if it was throttled."""
-        answer = self.call([record.label for record in batch], final=False)
+        self.close_if_too_large()
+        self.called = True
+        answer = self.call([record.label for record in batch], tries + 1)
         if isinstance(answer, Throttled):
             return None
         if isinstance(answer, Raised):
@@ -296,29 +343,42 @@ class Lane:
         reading = self.read(value, batch)
         if self.window is not None and reading.done:
             self.state = value["state"]
+            self.too_large = is_too_large(self.state)
         return reading
 
-    def call(self, labels: list[str], *, final: bool) -> Any:
+    def call(self, labels: list[str], attempt: int, *, final: bool = False, early: bool = False) -> Any:
         self.tries += 1
         if self.tries > TRIES_MAX:
             raise Endless(f"{self.scenario.name}: no end after {TRIES_MAX} tries")
-        answer = self.script.next(labels, window=f"{self.shard.name}@{self.window}", state=self.state)
-        outcome = "raised" if isinstance(answer, Raised) else "throttled" if isinstance(answer, Throttled) else "returned"
-        event = {"kind": "invocation", "shard": self.shard.name, "labels": labels, "outcome": outcome, "at": self.now}
+        answer = self.script.next(labels, window=f"{self.shard.name}@{self.window}", state=self.state, early=early)
+        outcome = {Raised: "raised", Throttled: "throttled", Crashed: "crashed"}.get(type(answer), "returned")
+        event = {"kind": "invocation", "shard": self.shard.name, "labels": labels, "outcome": outcome, "attempt": attempt, "at": self.now}
         if self.window is not None:
-            event |= {"window": self.window, "final": final, "state": self.state}
+            event |= {"window": self.window, "final": final, "early": early, "state": self.state}
         self.events.append(event)
+        if isinstance(answer, Crashed):
+            raise Crash
         self.now += self.choices.latency_s
         if not isinstance(answer, Throttled):
             self.now += self.scenario.duration_s
         return answer
 
-    def close_window(self, waits: int) -> None:
-        """The final call, until it succeeds."""
-        answer = self.call([], final=True)
-        if isinstance(answer, Raised | Throttled) or not has_state(answer.value):
+    def close_if_too_large(self) -> None:
+        if self.too_large:
+            self.close_window(early=True)
+
+    def close_window(self, tries: int = 0, waits: int = 0, *, early: bool = False) -> None:
+        """The final call, until it succeeds. Then what was done in the window is at its end."""
+        if not self.called:
+            return
+        answer = self.call([], tries + 1, final=True, early=early)
+        if isinstance(answer, Raised | Throttled) or not self.has_state(answer.value):
             self.wait(waits)
-            self.close_window(waits + 1)
+            self.close_window(tries + (not isinstance(answer, Throttled)), waits + 1, early=early)
+            return
+        self.state, self.called, self.too_large = {}, False, False
+        self.events.append({"kind": "end", "at": self.now, "labels": self.held})
+        self.held = []
 
     # --- responses
 
@@ -326,7 +386,7 @@ class Lane:
         """How many records from the front are done, by what the function returned."""
         everything = Reading(len(batch))
         invalid = Reading(0, None, splits=self.choices.invalid_splits)
-        if self.window is not None and not has_state(value):
+        if self.window is not None and not self.has_state(value):
             return invalid
         if not self.mapping.report or not isinstance(value, dict):
             return everything
@@ -342,6 +402,10 @@ class Lane:
             return invalid
         lowest = min(valid, key=int)
         return Reading(known.index(lowest), None, splits=self.choices.first_named == "halve")
+
+    def has_state(self, value: Any) -> bool:
+        """Whether a returned value is valid with tumbling windows."""
+        return isinstance(value, dict) and "state" in value and (self.choices.null_state or value["state"] is not None)
 
     # --- ends
 
@@ -377,7 +441,11 @@ class Lane:
         self.at_end(records)
 
     def at_end(self, records: list[Record]) -> None:
-        self.events.append({"kind": "end", "at": self.now, "labels": [record.label for record in records]})
+        labels = [record.label for record in records]
+        if self.window is not None and self.called:
+            self.held += labels
+        else:
+            self.events.append({"kind": "end", "at": self.now, "labels": labels})
 
     def pause(self, waited: int) -> float:
         """When the next try may be: now, after a wait, or only once that time has come."""
@@ -393,11 +461,13 @@ class Lane:
         return min(self.choices.first_wait_s * 2.0**waited, self.choices.longest_wait_s)
 
 
+def is_too_large(state: Any) -> bool:
+    """Whether a state has more than 1 MB, as JSON in UTF-8."""
+    if isinstance(state, dict) and any(isinstance(value, str) and len(value) > STATE_BYTES_MAX for value in state.values()):
+        return True  # which one need not write down to know
+    return len(json.dumps(state, ensure_ascii=False).encode()) > STATE_BYTES_MAX
+
+
 def event_bytes(records: list[Record]) -> int:
     """The size of the event that holds these records, roughly."""
     return sum((record.size_bytes + 2) // 3 * 4 + ENVELOPE_BYTES for record in records)
-
-
-def has_state(value: Any) -> bool:
-    """Whether a returned value is valid with tumbling windows."""
-    return isinstance(value, dict) and "state" in value

@@ -6,7 +6,8 @@ which the mapping starts to read (from TRIM_HORIZON); records may have arrived b
 and are unique in a scenario.
 
     {"name": "…", "source": "where the expectation comes from",
-     "shards": [{"name": "s0", "records": [{"label": "a", "key": "k0", "arrival_s": 0.0, "size_bytes": 64}, …]}, …],
+     "shards": [{"name": "s0", "records": [{"label": "a", "key": "k0", "arrival_s": 0.0, "size_bytes": 64}, …],
+                 "parents": [], "ends_s": null}, …],
      "lanes": {"k0": 0},                the slot of each key, below `factor`; keys not named are in slot 0
      "mapping": {"batch_size": 100, "window_s": 0, "factor": 1, "bisect": false, "retries": -1, "max_age_s": -1,
                  "report": false, "passes": null, "tumbling_s": 0},
@@ -14,7 +15,9 @@ and are unique in a scenario.
      "duration_s": 0.0,                 how long each call of the function takes; a throttle takes no time
      "refusals": null}                  null: no destination; n: each document is refused n times, then accepted
 
-`passes` lists the labels that the filter lets through; null is no filter. Arrivals do not decrease within a shard.
+`passes` lists the labels that the filter lets through; null is no filter. Arrivals do not decrease within a shard. A shard that was
+split or merged ends at `ends_s`, when its last record has arrived; its children name it among their `parents`, stand behind it in the
+list, and are read when everything in their parents is done.
 
 Rules. At each try of a batch the first rule that applies decides; if none applies the function returns null. A rule with `on`
 applies to batches that hold that record, one without to all; with `times` it applies only that often per record: per `on`, or
@@ -23,6 +26,8 @@ without it per first record of the batch. So the script is the same however slot
   throttle  the call is refused with 429 before the function runs
   report    it returns batchItemFailures naming those of `labels` that are in the batch, in the order of `labels`
   return    it returns `value`, in which {"$sequence": "c"} stands for the sequence number of c (a string)
+  grow      with tumbling windows: as report, with a state of more than 1 MB
+  crash     the runtime ends while the function runs; another goes on at once from the saved position. With `times`, and one slot a shard
 With tumbling windows null and report also return the state: {"labels": [those of this window that are done]}, where of a batch with
 reported failures those before the earliest are done.
 
@@ -34,22 +39,25 @@ What a driver does, for a runtime on a virtual clock:
     runtime assigns to the slot in `lanes` (try k0, k0-1, k0-2, …). This makes the traces independent of the hash.
   * The data are {"label": …, "keep": true or false} padded to `size_bytes` with spaces; the filter is {"data": {"keep": [true]}}.
   * For each try it asks one `Script` of the run, once, and does what that says: `script.next(labels)`, and with tumbling windows
-    `script.next(labels, window=<any text unique to shard and window>, state=<state of the event>)`. In a returned value it puts the real
+    `script.next(labels, window=<any text unique to shard and window>, state=<state of the event>, early=<ended early>)`. In a returned value it puts the real
     sequence numbers (`with_sequence_numbers`). Where functions run in processes of their own, the driver asks and the functions are
     told, since the counts are of the whole run.
   * Waits between tries are 1, 2, 4, 8, 12, 12, … seconds; see `interpreter.Choices` for what else the reference leaves open.
   * It runs until every record is done or given up, and in tumbling windows until the last window is closed.
 
 And records, in the order in which they happen, these events (plain dicts; keys not named are ignored):
-  {"kind": "invocation", "shard": "s0", "labels": ["a", "b"], "outcome": "returned" | "raised" | "throttled"}
-      for each try, also of a throttled one: the records in the order of the event, and what the script said.
-      With tumbling windows also "window": start in seconds, "final": bool, "state": the value handed in.
+  {"kind": "invocation", "shard": "s0", "labels": ["a", "b"], "outcome": "returned" | "raised" | "throttled" | "crashed"}
+      for each try, also of a throttled one: the records in the order of the event, and what the script said. Where a function is
+      told of it also "attempt": 1 for the first, 2 for the first retry, …
+      With tumbling windows also "window": start in seconds, "final": bool, "early": bool, "state": the value handed in.
   {"kind": "document", "shard": "s0", "condition": "RetryAttemptsExhausted" | "RecordAgeExceeded", "approximateInvokeCount": 4,
    "functionError": null | "Unhandled", "start": "c", "end": "f", "batchSize": 4}
       when the destination accepts it. `functionError` is there if and only if the document has a responseContext.
       start and end are the labels of startSequenceNumber and endSequenceNumber.
   {"kind": "checkpoint", "shard": "s0", "label": "b"}
       when the saved position moves: everything up to that record is done, given up, or dropped by the filter.
+  {"kind": "shard end", "shard": "s0"}
+      when it is saved that everything in a shard that ended is done. Before that nothing of its children happens.
 The traces are then compared: `compare.difference(scenario, interpreter.interpret(scenario), trace)` must be empty, and for recorded
 scenarios so must `compare.unexpected(expect, trace)`. A runtime that saves its position less often than it could passes "final" to
 `difference`. Where there is a difference, `generated.depends_on(scenario)` tells which open readings it may come from.
@@ -67,9 +75,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 __all__ = [
+    "CRASHED",
     "RAISED",
     "THROTTLED",
     "Action",
+    "Crashed",
     "Mapping",
     "Raised",
     "Record",
@@ -85,9 +95,12 @@ __all__ = [
     "with_sequence_numbers",
 ]
 
-Action = Literal["raise", "throttle", "report", "return"]
+Action = Literal["raise", "throttle", "report", "return", "grow", "crash"]
 Event = dict[str, Any]
 Trace = list[Event]
+
+GROWN: Final = "x" * 1_100_000
+"""What makes a state too large: the bound is 1 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +115,8 @@ class Record:
 class Shard:
     name: str
     records: tuple[Record, ...]
+    parents: tuple[str, ...] = ()
+    ends_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +164,13 @@ class Scenario:
     def of_json(cls, value: dict[str, Any]) -> Scenario:
         """The scenario that a JSON value says; fields left out have their defaults."""
         shards = tuple(
-            Shard(name=shard["name"], records=tuple(Record(**record) for record in shard["records"])) for shard in value["shards"]
+            Shard(
+                name=shard["name"],
+                records=tuple(Record(**record) for record in shard["records"]),
+                parents=tuple(shard.get("parents", ())),
+                ends_s=shard.get("ends_s"),
+            )
+            for shard in value["shards"]
         )
         mapping = dict(value.get("mapping", {}))
         if mapping.get("passes") is not None:
@@ -185,6 +206,9 @@ class Scenario:
             "payload bound": sum(record.size_bytes for shard in self.shards for record in shard.records) > 4_000_000,
             "late arrivals": any(record.arrival_s > 0 for shard in self.shards for record in shard.records),
             "shards": len(self.shards) > 1,
+            "reshard": any(shard.parents for shard in self.shards),
+            "crash": any(rule.action == "crash" for rule in self.rules),
+            "early end": m.tumbling_s > 0 and any(rule.action == "grow" for rule in self.rules),
         }
         return frozenset(name for name, used in said.items() if used)
 
@@ -200,6 +224,11 @@ class Throttled:
 
 
 @dataclass(frozen=True)
+class Crashed:
+    """The runtime ended before the function did."""
+
+
+@dataclass(frozen=True)
 class Returned:
     """The function returned a value, with {"$sequence": label} for sequence numbers."""
 
@@ -208,6 +237,8 @@ class Returned:
 
 RAISED: Final = Raised()
 THROTTLED: Final = Throttled()
+CRASHED: Final = Crashed()
+Answer = Raised | Throttled | Crashed | Returned
 
 
 class Script:
@@ -218,8 +249,9 @@ class Script:
         self._tumbling = scenario.mapping.tumbling_s > 0
         self._fired: Counter[tuple[int, str]] = Counter()
 
-    def next(self, labels: Sequence[str], *, window: str = "", state: Any = None) -> Raised | Throttled | Returned:
-        """What happens at this try of a batch. With tumbling windows, `window` names the shard and window of a call without records."""
+    def next(self, labels: Sequence[str], *, window: str = "", state: Any = None, early: bool = False) -> Answer:
+        """What happens at this try of a batch. With tumbling windows, `window` names the shard and window of a call without records,
+        and `early` says that it ends the window before its time (which no rule looks at, but a function may)."""
         for index, rule in enumerate(self._rules):
             if rule.on is not None and rule.on not in labels:
                 continue
@@ -231,16 +263,19 @@ class Script:
                 return RAISED
             if rule.action == "throttle":
                 return THROTTLED
+            if rule.action == "crash":
+                return CRASHED
             if rule.action == "return":
                 return Returned(rule.value)
-            return Returned(self._reported(labels, [label for label in rule.labels if label in labels], state))
+            failed = [label for label in rule.labels if label in labels]
+            return Returned(self._reported(labels, failed, state, GROWN if rule.action == "grow" else ""))
         return Returned(self._reported(labels, [], state) if self._tumbling else None)
 
-    def _reported(self, labels: Sequence[str], failed: list[str], state: Any) -> Any:
+    def _reported(self, labels: Sequence[str], failed: list[str], state: Any, grown: str = "") -> Any:
         answer: dict[str, Any] = {"batchItemFailures": [{"itemIdentifier": {"$sequence": label}} for label in failed]}
         if self._tumbling:
             done = labels[: min(map(labels.index, failed))] if failed else labels
-            answer["state"] = {"labels": [*(state or {}).get("labels", []), *done]}
+            answer["state"] = {"labels": [*(state or {}).get("labels", []), *done]} | ({"text": grown} if grown else {})
         return answer
 
 

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from tests.scenarios.test_runtimes import ALL, BY_HAND, CASES, GENERATED, RECORDED
+
 TESTS: Final = Path(__file__).parents[1]
 COMPAT: Final = (TESTS.parent / "docs" / "compat.md").read_text()
 NAMED: Final = re.compile(r"`([\w/]+\.py)::(\w+)`")
@@ -38,3 +40,11 @@ def test_every_row_speaks_of_every_runtime_and_has_a_test_or_says_so() -> None:
     shown = [row for row in found if row[4].startswith("scenarios") or NAMED.search(row[4])]
     assert [row[0] for row in found if row not in shown and not row[4].startswith("no test")] == []
     assert len(shown) >= 0.9 * len(found)
+
+
+def test_the_figures_are_those_of_the_scenarios() -> None:
+    head = " ".join(COMPAT.split("## Parameters")[0].split())
+    for_handlers = {scenario.name for _, scenario in CASES}
+    assert f"{len(ALL)} scenarios ({len(RECORDED)} recorded on AWS or following from its documents, {len(GENERATED)} generated, " in head
+    assert f"generated, {len(BY_HAND)} by hand)" in head
+    assert f"; {len(for_handlers)} of them can be put to a handler of one's own" in head

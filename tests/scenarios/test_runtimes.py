@@ -18,7 +18,7 @@ import pytest
 from tests.scenarios.compare import difference, normal, observed, unexpected
 from tests.scenarios.drivers import Kind, handled, handled_lambda, in_esm, in_processes, in_worker, with_reports
 from tests.scenarios.generated import COUNT, generated
-from tests.scenarios.interpreter import Choices, Endless, interpret
+from tests.scenarios.interpreter import Choices, interpret
 from tests.scenarios.scenarios import Mapping, Record, Recorded, Rule, Scenario, Shard, Trace, recorded
 
 DESIGN: Final = Path(__file__).parents[2] / "docs" / "DESIGN.md"
@@ -57,6 +57,11 @@ READINGS: Final[dict[str, Reading]] = {
         False,
         "to wait for a try that will not happen would only hold up the records behind",
         "a record that is too old when a try has failed",
+    ),
+    "null_state": Reading(
+        False,
+        "a missing value is null in some languages: the state would be lost without a word",
+        "tumbling windows: empty windows, early ends, state",
     ),
     "window_opens": Reading(
         "at record",
@@ -113,6 +118,130 @@ BY_HAND: Final = [
         Rule(action="raise", on="a"),
         duration_s=5.0,
     ),
+    scenario_of(
+        "the last try ends when the record is too old",
+        Mapping(max_age_s=60, retries=1),
+        Rule(action="raise", on="a"),
+        shards=(Shard(name="s0", records=tuple(Record(label=label, arrival_s=at) for label, at in zip("ab", [-45, -10], strict=True))),),
+        duration_s=10.0,
+    ),
+    scenario_of(
+        "what is too old when a try has failed does not wait",
+        Mapping(max_age_s=60),
+        Rule(action="raise", on="a"),
+        shards=(Shard(name="s0", records=tuple(Record(label=label, arrival_s=at) for label, at in zip("abc", [-50, 15.4, 15.8], strict=True))),),
+        duration_s=15.0,
+    ),
+    scenario_of(
+        "refusals of a document have a row of growing waits",
+        Mapping(retries=0),
+        Rule(action="raise", on="a"),
+        shards=(Shard(name="s0", records=tuple(Record(label=label, arrival_s=at) for label, at in zip("abc", [0, 26.5, 26.8], strict=True))),),
+        refusals=5,
+    ),
+    scenario_of(
+        "what follows an exhausted batch does not wait",
+        Mapping(retries=1),
+        Rule(action="raise", on="a"),
+        shards=(Shard(name="s0", records=tuple(Record(label=label, arrival_s=at) for label, at in zip("abc", [0, 1.2, 2.1], strict=True))),),
+    ),
+    scenario_of(
+        "a failure starts the waits after throttles anew",
+        Mapping(batch_size=10),
+        Rule(action="throttle", on="a", times=3),
+        Rule(action="raise", on="a", times=1),
+        Rule(action="throttle", on="a", times=1),
+        shards=(Shard(name="s0", records=tuple(Record(label=label, arrival_s=at) for label, at in zip("abc", [0, 8.5, 9.5], strict=True))),),
+    ),
+    scenario_of(
+        "waits grow to twelve seconds and no further",
+        Mapping(),
+        Rule(action="raise", on="a", times=7),
+        shards=(Shard(name="s0", records=tuple(Record(label=label, arrival_s=at) for label, at in zip("abcd", [0, 50.9, 51.1, 60], strict=True))),),
+    ),
+    scenario_of(
+        "throttles of what is left after ages are not forgotten",
+        Mapping(max_age_s=60),
+        Rule(action="throttle", on="b", times=6),
+        shards=(
+            Shard(name="s0", records=tuple(Record(label=label, arrival_s=at) for label, at in zip("abcd", [-55, 0, 14.5, 38], strict=True))),
+        ),
+    ),
+    scenario_of(
+        "failures that are no list fail the whole batch",
+        Mapping(report=True, retries=1),
+        Rule(action="return", value={"batchItemFailures": {"itemIdentifier": {"$sequence": "b"}}}),
+    ),
+    scenario_of(
+        "a number for an identifier is none, although the batch has a record of that number",
+        Mapping(report=True, retries=1),
+        Rule(action="return", value={"batchItemFailures": [{"itemIdentifier": 9}]}),
+    ),
+    scenario_of(
+        "tumbling: what was given up before a crash is given up again",
+        Mapping(tumbling_s=60, batch_size=1, retries=0),
+        Rule(action="raise", on="a"),
+        Rule(action="crash", on="c", times=1),
+    ),
+    scenario_of(
+        "tumbling: a crash in the final call",
+        Mapping(tumbling_s=60, batch_size=2),
+        Rule(action="return", on="a", value={"state": {"labels": ["a", "b"]}}),
+        Rule(action="return", on="c", value={"state": {"labels": ["a", "b", "c"]}}),
+        Rule(action="crash", times=1),
+        shards=(Shard(name="s0", records=tuple(Record(label=label, arrival_s=-60) for label in "abc")),),
+    ),
+    scenario_of(
+        "tumbling: a state that grows too large in the middle of a batch",
+        Mapping(tumbling_s=60, report=True, bisect=True),
+        Rule(action="raise", on="a", times=1),
+        Rule(action="grow", on="a", times=1),
+        Rule(action="grow", on="b", labels=("c",), times=1),
+    ),
+    scenario_of(
+        "tumbling: a window that ended early cuts no batching window of the next one short",
+        Mapping(tumbling_s=60, window_s=100, batch_size=2),
+        Rule(action="grow", on="b", times=1),
+        shards=(Shard(name="s0", records=tuple(Record(label=label, arrival_s=at) for label, at in zip("abcd", [-30, -30, 0, 10], strict=True))),),
+    ),
+    scenario_of(
+        "tumbling: many records over two windows",
+        Mapping(tumbling_s=60, batch_size=4),
+        shards=(Shard(name="s0", records=tuple(Record(label=f"r{n}", arrival_s=-90.0 if n < 6 else -30.0) for n in range(11))),),
+    ),
+    scenario_of(
+        "tumbling: what a final call says of failures is nothing",
+        Mapping(tumbling_s=60, report=True),
+        Rule(action="return", on="a", value={"state": {"labels": ["a", "b", "c"]}}),
+        Rule(action="return", value={"state": {}, "batchItemFailures": [{"itemIdentifier": "none"}]}),
+    ),
+    scenario_of(
+        "tumbling: a partial response carries its state on",
+        Mapping(tumbling_s=60, report=True, retries=1),
+        Rule(action="report", on="a", labels=("b",), times=1),
+        Rule(action="report", on="b", labels=("c",), times=1),
+        Rule(action="raise", on="c", times=1),
+    ),
+    scenario_of(
+        "batch: bytes close a window early",
+        Mapping(window_s=100),
+        shards=(
+            Shard(
+                name="s0",
+                records=tuple(Record(label=f"r{n}", arrival_s=at, size_bytes=1_000_000) for n, at in enumerate([0, 0, 0, 0, 10, 20, 150])),
+            ),
+        ),
+    ),
+    scenario_of(
+        "batch: as many as fit close a window at once",
+        Mapping(window_s=100, batch_size=2),
+        shards=(Shard(name="s0", records=tuple(Record(label=label, arrival_s=at) for label, at in zip("abcd", [0, 10, 20, 130], strict=True))),),
+    ),
+    scenario_of(
+        "batch: a window lasts to its end and no longer",
+        Mapping(window_s=10),
+        shards=(Shard(name="s0", records=tuple(Record(label=label, arrival_s=at) for label, at in zip("abc", [0, 9.5, 10.5], strict=True))),),
+    ),
 ]  # fmt: skip
 ALL: Final = [*(row.scenario for row in RECORDED), *GENERATED, *BY_HAND]
 RUNTIMES: Final = [in_worker, in_esm]
@@ -121,13 +250,13 @@ RUNTIMES: Final = [in_worker, in_esm]
 def is_loose(scenario: Scenario) -> bool:
     """Whether a worker may save fewer positions than there are moves: see `told_apart`."""
     m = scenario.mapping
-    return m.tumbling_s > 0 or (scenario.refusals is None and (m.retries >= 0 or m.max_age_s >= 0))
+    return scenario.refusals is None and (m.retries >= 0 or m.max_age_s >= 0)
 
 
 def told_apart(scenario: Scenario, expected: Trace, actual: Trace) -> str:
-    """`difference`, with the checkpoints as far as they can be compared. Each move, but for two cases: while a tumbling window is open
-    the worker saves no position, since the state would be lost; and records that are given up without a destination are passed in one
-    moment, of which a worker writes the last. Then the moves must be some of those expected, and the last the same."""
+    """`difference`, with the checkpoints as far as they can be compared. Each move, but for one case: records that are given up without
+    a destination are passed in one moment, of which a worker writes the last. Then the moves must be some of those expected, and the
+    last the same."""
     if not is_loose(scenario):
         return difference(scenario, expected, actual)
     want, have = normal(scenario, expected), normal(scenario, actual)
@@ -166,8 +295,8 @@ def left_out(scenario: Scenario, kind: Kind) -> str:
         return "tumbling windows have a handler of their own"
     if any(rule.action == "return" for rule in scenario.rules):
         return "a handler has no response of its own: the adapter makes it"
-    if kind == "record" and "throttle" in scenario.uses():
-        return "the script would refuse single records, and Lambda refuses calls"
+    if kind == "record" and scenario.uses() & {"throttle", "crash"}:
+        return "the script would refuse single records, and Lambda refuses calls; or crash at one of several records of a call"
     return ""
 
 
@@ -178,16 +307,21 @@ CASES: Final[list[tuple[Kind, Scenario]]] = [
 
 @pytest.mark.parametrize(("kind", "scenario"), CASES, ids=lambda case: getattr(case, "name", case))
 def test_a_handler_has_the_same_outcome_in_lambda_and_in_a_worker(kind: Kind, scenario: Scenario) -> None:
-    try:
-        expected = handled_lambda(scenario, kind, CHOICES)
-    except Endless:
-        assert scenario.name in ENDLESS, "a scenario that ends no more with ReportBatchItemFailures"
-        return
+    expected = handled_lambda(scenario, kind, CHOICES)
     assert (apart := told_apart(scenario, expected, handled(scenario, kind))) == "", apart
 
 
-ENDLESS: Final = {"251 bisect and throttle"}
-"""Their function ignores that reports are off; with them on it never succeeds, and nothing limits its retries."""
+@pytest.mark.parametrize(
+    ("kind", "scenario"),
+    [(kind, scenario) for kind, scenario in CASES if not scenario.uses() & {"filter", "payload bound"}],
+    ids=lambda case: getattr(case, "name", case),
+)
+def test_aggregates_have_the_outcome_of_the_records_that_hold_them(kind: Kind, scenario: Scenario) -> None:
+    """Two of three records are aggregates: batches, attempts, documents and checkpoints are those of a stream that has none.
+    A filter looks at the record of the stream, and drops an aggregate."""
+    plain = handled_lambda(scenario, kind, CHOICES)
+    assert handled_lambda(scenario, kind, CHOICES, aggregated=True) == plain
+    assert (apart := told_apart(scenario, plain, handled(scenario, kind, aggregated=True))) == "", apart
 
 
 def test_few_scenarios_are_left_out_in_lambda_and_each_for_a_reason() -> None:

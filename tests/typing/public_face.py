@@ -5,6 +5,7 @@ The lines with an ignore must fail to check: mypy is told to complain about an i
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import assert_type
 
@@ -19,11 +20,21 @@ from streamlet import (
     Position,
     Producer,
     Record,
+    RecordFailed,
     Roll,
     S3Object,
+    StreamletError,
     Window,
+    Worker,
+    WorkerOptions,
     lambda_context,
 )
+from streamlet.observe.counts import EventCounts
+from streamlet.ports import IdempotencyStore, LeaseStore
+from streamlet.stores.sqlite import SqliteLeaseStore
+from streamlet.testing import aggregate
+from streamlet.testing.contracts import IdempotencyStoreContract, LeaseStoreContract
+from streamlet.testing.plugin import RunWorker
 
 app = App("typed")
 
@@ -51,6 +62,8 @@ async def spared(record: Record) -> None:
 @app.on_window("d", tumbling_window_s=60)
 def window(batch: Batch, state: dict[str, int]) -> dict[str, int]:
     assert_type(batch.window, Window | None)
+    if not state:
+        raise RecordFailed(batch.records[0], state={"n": 1})
     return state
 
 
@@ -69,13 +82,47 @@ async def lifespan(app: App) -> AsyncIterator[None]:
 
 
 async def loops() -> None:
-    async with Consumer("s", on_failure=FileDestination("f.jsonl"), maximum_retry_attempts=1) as consumer:
+    async with Consumer("s", state=own_leases, on_failure=FileDestination("f.jsonl"), maximum_retry_attempts=1) as consumer:
         async for batch in consumer:
             assert_type(batch.batch, Batch)
             await batch.ack()
+        consumer.pause()
+        consumer.resume()
     async with Producer("s") as producer:
         pending = await producer.put(b"x", "key")
         assert_type((await pending).sequence_number, str)
+    counts = EventCounts(time.time)
+    worker = Worker(app, WorkerOptions(state="memory://", listeners=(counts,)))
+    worker.pause("a")
+    assert_type(await worker.run(), list[StreamletError])
+    assert_type(counts.by_stream["a"]["IteratorAge"], int)
+
+
+def own_leases(table: str) -> LeaseStore:
+    return SqliteLeaseStore("leases.db", table=table)
+
+
+class TestOwnLeases(LeaseStoreContract):
+    def connect(self) -> LeaseStore:
+        return own_leases("shop.orders")
+
+
+class TestOwnMarkers(IdempotencyStoreContract):
+    def connect(self) -> IdempotencyStore:
+        return DynamoDBIdempotency("done")
+
+    def advance(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def test_with(run_worker: RunWorker) -> None:
+    report = run_worker(app, [aggregate(1, 2, key=str), 3])
+    assert_type(report.invocations[0].done, int)
+
+
+Worker(app, WorkerOptions(state=own_leases))
+app.run(state=own_leases)
+WorkerOptions(state=SqliteLeaseStore("leases.db"))  # type: ignore[arg-type]
 
 
 EventSourceMapping(batch_size="many")  # type: ignore[arg-type]

@@ -111,15 +111,21 @@ def test_the_environment_overrides_options(monkeypatch: pytest.MonkeyPatch) -> N
     app.on_record("s", batch_size=7, maximum_retry_attempts=3)(lambda record: None)
     mapping = consumer(app).mapping
     assert (mapping.batch_size, mapping.bisect_batch_on_function_error, mapping.maximum_retry_attempts) == (42, True, 3)
+    assert mapping.enabled
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("STREAMLET_BATCH_SIZE", "many"), ("STREAMLET_BATCH_SIZE", "0"), ("STREAMLET_BISECT_BATCH_ON_FUNCTION_ERROR", "maybe")],
+    [
+        ("STREAMLET_BATCH_SIZE", "many"),
+        ("STREAMLET_BATCH_SIZE", "0"),
+        ("STREAMLET_BISECT_BATCH_ON_FUNCTION_ERROR", "maybe"),
+        ("STREAMLET_ENABLED", "off"),
+    ],
 )
 def test_an_override_that_makes_no_sense_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigurationError, match="(?i)batch_size|bisect"):
+    with pytest.raises(ConfigurationError, match=f"(?i){name}|batch_size"):
         App("a").on_record("s")(lambda record: None)
 
 
@@ -165,7 +171,9 @@ def test_a_stream_is_named_by_its_name(stream: Any, says: str) -> None:
         {"batch_size": 2.5},
         {"maximum_retry_attempts": 1.5},
         {"bisect_batch_on_function_error": "no"},
+        {"enabled": "yes"},
         {"starting_position": "AT_TIMESTAMP", "starting_position_timestamp": "2020"},
+        {"starting_position": "AT_TIMESTAMP", "starting_position_timestamp": float("nan")},
     ],
 )
 def test_values_of_the_wrong_type_are_refused(options: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ retries: as on Lambda, the event is then lost (DeadLetterErrors, DestinationDeli
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -41,6 +42,8 @@ RETRY_S: Final = (60.0, 120.0)
 THROTTLED_FIRST_S: Final = 1.0
 THROTTLED_CAP_S: Final = 300.0
 MESSAGE_CHARS_MAX: Final = 1_024
+# SQS refuses messages with other characters in them (API reference, SendMessage).
+_NOT_SENT: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 RETRIES_EXHAUSTED: Final = "RetriesExhausted"
 EVENT_AGE_EXCEEDED: Final = "EventAgeExceeded"
@@ -197,7 +200,8 @@ class DeadLetters(_Sender):
     def send(self, given_up: GivenUp) -> None:
         """One message."""
         error = given_up.error
-        message = (error.message if error is not None else given_up.condition)[:MESSAGE_CHARS_MAX]
+        # Nothing that an exception says may keep the event from being delivered.
+        message = _NOT_SENT.sub("\N{REPLACEMENT CHARACTER}", error.message if error is not None else given_up.condition)[:MESSAGE_CHARS_MAX]
         attributes = {
             "RequestID": {"DataType": "String", "StringValue": given_up.request_id},
             "ErrorCode": {"DataType": "Number", "StringValue": "200" if given_up.condition == RETRIES_EXHAUSTED else "429"},

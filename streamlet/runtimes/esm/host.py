@@ -15,6 +15,7 @@ from typing import Final, Self
 from streamlet.core.failure import Throttled
 from streamlet.errors import ConfigurationError
 from streamlet.ports import Clock
+from streamlet.runtimes.esm.guard import Guard
 from streamlet.runtimes.esm.sandbox import FunctionError, Invoked, OnLine, Sandbox, SandboxSettings
 
 __all__ = ["EVENT_BYTES_MAX", "Host", "check_client", "new_request_id"]
@@ -49,10 +50,11 @@ class Host:
         self._idle: list[Sandbox] = []  # the last one used is used next, so that a burst's others may be told from the warm ones
         self._all: list[Sandbox] = []
         self._numbers = 0
+        self._guard = Guard()
         self._stack = AsyncExitStack()
-        self.cold_starts = self.warm_starts = self.throttles = 0
 
     async def __aenter__(self) -> Self:
+        self._stack.push_async_callback(self._guard.close)
         self._tasks = await self._stack.enter_async_context(asyncio.TaskGroup())
         return self
 
@@ -70,7 +72,6 @@ class Host:
         request_id = request_id or new_request_id()
         if self.reserved_concurrency is not None:
             if self._busy >= self.reserved_concurrency:
-                self.throttles += 1
                 return Throttled()
             return await self._invoke(event, request_id)
         async with self._places:
@@ -83,7 +84,7 @@ class Host:
         self._busy += 1
         sandbox = self._sandbox()
         try:
-            invoked = await sandbox.invoke(request_id, event)
+            return await sandbox.invoke(request_id, event)
         finally:
             self._busy -= 1
             if sandbox.usable:
@@ -91,11 +92,6 @@ class Host:
             else:
                 self._all.remove(sandbox)
                 sandbox.kill()
-        if invoked.init_s is None:
-            self.warm_starts += 1
-        else:
-            self.cold_starts += 1
-        return invoked
 
     def _sandbox(self) -> Sandbox:
         while self._idle:
@@ -104,6 +100,14 @@ class Host:
                 return sandbox
             self._all.remove(sandbox)  # it ended between two invocations
         self._numbers += 1
-        sandbox = Sandbox(self._numbers, self.settings, clock=self._clock, tasks=self._tasks, on_line=self._on_line)
+        sandbox = Sandbox(
+            self._numbers,
+            uuid.uuid4().hex,
+            self.settings,
+            clock=self._clock,
+            tasks=self._tasks,
+            guard=self._guard,
+            on_line=self._on_line,
+        )
         self._all.append(sandbox)
         return sandbox

@@ -15,7 +15,8 @@ destination would say by itself.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -37,7 +38,7 @@ from streamlet.model.batch import Batch
 from streamlet.ports import Clock, Destination, FailureDocument
 from streamlet.runtimes.esm.host import Host
 from streamlet.runtimes.esm.sandbox import FunctionError, SandboxSettings
-from streamlet.spec import ConsumerSpec, EventSourceMapping, ObjectSpec
+from streamlet.spec import ConsumerSpec, EventSourceMapping
 
 __all__ = ["Function", "FunctionPrinted", "HostedFunction", "InvocationEnded", "MappingOptions"]
 
@@ -85,9 +86,6 @@ class MappingOptions(msgspec.Struct, frozen=True, kw_only=True):
 class Function:
     """A hosted function as the one consumer of an application: for `runtimes.worker.run_worker`."""
 
-    deadline_margin_s = 0.0  # the deadline is the sandbox's
-    buckets: tuple[ObjectSpec, ...] = ()
-
     def __init__(self, options: MappingOptions) -> None:
         self._options = options
         self.name = options.function.function_name
@@ -104,13 +102,9 @@ class Function:
                 handler=self._hosted.in_window if mapping.tumbling_window_s else self._hosted,
                 decoder=bytes,
                 mapping=mapping,
+                deaggregate=False,  # AWS hands them on, and the function takes them apart
             ),
         )
-
-    @property
-    def host(self) -> Host:
-        """While it runs: who counts cold and warm starts."""
-        return self._hosted.host
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -132,8 +126,9 @@ class HostedFunction:
         self._clock = clock or SystemClock()
         self.stream_arn = ""
         self.function_arn = options.function.function_arn
-        # The request that failed last, by shard and first record: what a failure document names. What ends otherwise is taken out.
-        self._failed: dict[tuple[str, ...], str] = {}
+        # The request that failed last, by shard and record: what a failure document names. What ends otherwise is taken out. Of each
+        # record, since a piece of a batch may be given up for its age before it was invoked by itself.
+        self._failed: dict[tuple[str, str], str] = {}
 
     @asynccontextmanager
     async def open(self, stream_arn: str, region: str) -> AsyncIterator[None]:
@@ -194,22 +189,29 @@ class HostedFunction:
                     # Whatever else it says: what it calls done would be missing in the state of the next call.
                     outcome = FailedFrom(0, None, stateless.error)
                 if not isinstance(outcome, FailedFrom):
-                    self._failed.pop((batch.shard_id, *numbers[:1]), None)
+                    self._done(batch.shard_id, numbers)
                     self._tell(ended)
                     return answer.value
                 failed = outcome
                 carried = answer.value.get("state") if isinstance(answer.value, dict) else None
                 what = "partial" if failed.index else "failed"
                 ended = msgspec.structs.replace(ended, outcome=what, failed_from=failed.index, error=failed.error)
-        self._failed.pop((batch.shard_id, *numbers[:1]), None)
-        if numbers:
-            self._failed[batch.shard_id, numbers[failed.index]] = invoked.request_id
+        self._done(batch.shard_id, numbers[: failed.index])
+        if self._options.mapping.on_failure is not None:
+            self._failed.update(dict.fromkeys([(batch.shard_id, number) for number in numbers[failed.index :]], invoked.request_id))
         self._tell(ended)
         raise BatchFailed(failed.index, failed.function_error, failed.error, state=carried)
 
     def last_request(self, document: FailureDocument) -> str:
         """The invocation whose failure the document tells of; "" if its records were never tried."""
-        return self._failed.pop((document.shard_id, document.records[0].sequence_number), "")
+        request_id = self._failed.get((document.shard_id, document.records[0].sequence_number), "")
+        self._done(document.shard_id, [record.sequence_number for record in document.records])
+        return request_id
+
+    def _done(self, shard_id: str, numbers: Sequence[str]) -> None:
+        if self._failed:
+            for number in numbers:
+                self._failed.pop((shard_id, number), None)
 
     def _event(self, batch: Batch, state: Any) -> bytes:
         records = [
@@ -217,7 +219,9 @@ class HostedFunction:
         ]
         event: dict[str, Any] = {"Records": records}
         if (window := batch.window) is not None:
-            event |= window_fields(window, state, batch.shard_id, self.stream_arn)
+            # Python's own JSON takes whatever an answer could hold, integers above 64 bits for instance.
+            carried = orjson.Fragment(json.dumps(state, ensure_ascii=False, separators=(",", ":")))
+            event |= window_fields(window, carried, batch.shard_id, self.stream_arn)
         return orjson.dumps(event)
 
     def _printed(self, sandbox: int, request_id: str, line: str) -> None:

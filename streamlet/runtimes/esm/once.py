@@ -1,21 +1,21 @@
 """Has the stream been drained? For a run that ends by itself.
 
-It has when every open shard was read to its tip, and everything that was read is settled. That is enough: an open shard is only
-read when its parents are done, and every closed shard has an open descendant. The list of shards is asked for anew before the
-verdict, since a shard that ended may just have brought children.
+It has when every open shard was read to its tip, where a read brings nothing, and everything that was read is settled. That is
+enough: an open shard is only read when its parents are done, and every closed shard has an open descendant. The list of shards is
+asked for anew before the verdict, since a shard that ended may just have brought children.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 
 import msgspec
 
 from streamlet.errors import ServiceError
 from streamlet.hooks import BatchSettled, Event, RecordsFiltered, RecordsGivenUp, ShardStopped
 from streamlet.model.shard import Shard
-from streamlet.ports import Fetch, ShardReader, Source, StartingPosition
+from streamlet.ports import Fetch, Source
+from streamlet.sources.watched import WatchedSource
 
 __all__ = ["Once"]
 
@@ -46,7 +46,7 @@ class Once:
     def through(self, source: Source) -> Source:
         """The source, seen."""
         self._source = source
-        return _Seeing(source, self)
+        return WatchedSource(source, self)
 
     def listen(self, event: Event) -> None:
         """A listener."""
@@ -78,38 +78,17 @@ class Once:
         seen = self._shards.get(shard.shard_id)
         return seen is not None and seen.done
 
-    def opens(self, shard_id: str) -> None:
+    def opens(self, stream: str, shard_id: str) -> None:
         """A reader begins, perhaps anew."""
         self._shards[shard_id] = _Seen()
 
-    def reads(self, shard_id: str, fetch: Fetch) -> None:
+    def asks(self, stream: str, shard_id: str) -> None:
+        """A read begins."""
+
+    def reads(self, stream: str, shard_id: str, fetch: Fetch) -> None:
         """What a read brought."""
         seen = self._shards[shard_id]
         seen.read += len(fetch.records)
-        seen.at_tip = fetch.ended or fetch.millis_behind_latest == 0
+        # Some brokers say that they are never behind: the tip is where nothing comes any more.
+        seen.at_tip = fetch.ended or (fetch.millis_behind_latest == 0 and not fetch.records)
         self._news.set()
-
-
-class _Seeing:
-    """A source whose readers tell what they read."""
-
-    def __init__(self, source: Source, once: Once) -> None:
-        self.stream = source.stream
-        self._source, self._once = source, once
-
-    async def list_shards(self) -> Sequence[Shard]:
-        return await self._source.list_shards()
-
-    def reader(self, shard_id: str, start: StartingPosition) -> ShardReader:
-        self._once.opens(shard_id)
-        return _SeeingReader(self._source.reader(shard_id, start), shard_id, self._once)
-
-
-class _SeeingReader:
-    def __init__(self, reader: ShardReader, shard_id: str, once: Once) -> None:
-        self._reader, self._shard_id, self._once = reader, shard_id, once
-
-    async def read(self) -> Fetch:
-        fetch = await self._reader.read()
-        self._once.reads(self._shard_id, fetch)
-        return fetch

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["LINES_MAX", "LINE_BYTES_MAX", "Lines"]
+__all__ = ["LINES_MAX", "LINE_BYTES_MAX", "Lines", "printable"]
 
 LINE_BYTES_MAX: Final = 4_096
 LINES_MAX: Final = 1_000
@@ -57,10 +57,10 @@ class Lines:
             self._dropped += 1
             return []
         self._shown += 1
-        return [_shown(line) + (f" … ({cut:,} more bytes)" if cut else "")]
+        return [printable(line.decode("utf-8", "replace")) + (f" … ({cut:,} more bytes)" if cut else "")]
 
 
-def _shown(line: bytes) -> str:
-    """Text without what would move the cursor or colour the terminal."""
-    text = line.decode("utf-8", "replace").expandtabs(4).replace("\xa0", " ").rstrip()
+def printable(text: str) -> str:
+    """One line of text, without what would move the cursor or colour the terminal."""
+    text = text.expandtabs(4).replace("\xa0", " ").rstrip()
     return text if text.isprintable() else "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

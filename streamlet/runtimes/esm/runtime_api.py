@@ -13,6 +13,7 @@ An answer for another invocation than the one in hand is refused with 400. (refe
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from typing import Any, Final, Protocol
 
@@ -23,7 +24,9 @@ __all__ = ["RESPONSE_BYTES_MAX", "Raised", "RuntimeApi", "Slot", "Work"]
 
 RESPONSE_BYTES_MAX: Final = 6_291_556  # as Lambda's own message says it
 # An error report is a message and a stack; the client itself cuts neither.
-ERROR_BYTES_MAX: Final = 262_144
+ERROR_CHARS_MAX: Final = 65_536
+# It also puts both into a header (for X-Ray), if that stays below a megabyte.
+HEADER_BYTES_MAX: Final = 2 * 1024 * 1024
 _ANSWER: Final = re.compile(r"/2018-06-01/runtime/invocation/([^/]+)/(response|error)")
 _BYTES_READ_MAX: Final = 64 * 1024 * 1024
 
@@ -38,7 +41,8 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Raised(msgspec.Struct, frozen=True):
-    """An error report of the client. What is missing in it counts as empty; `report` is the whole of it."""
+    """An error report of the client. What is missing in it counts as empty; `report` is the whole of it, `error_message` at most
+    ERROR_CHARS_MAX characters."""
 
     error_type: str
     error_message: str
@@ -71,7 +75,7 @@ class RuntimeApi:
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
         # A client that has gone must not stay in `next`: its event would go nowhere.
-        self._server = web.Server(self._answer, handler_cancellation=True, access_log=None)
+        self._server = web.Server(self._answer, handler_cancellation=True, access_log=None, max_field_size=HEADER_BYTES_MAX)
         self._listener: asyncio.Server | None = None
 
     async def start(self) -> str:
@@ -92,12 +96,12 @@ class RuntimeApi:
             case "GET", "/2018-06-01/runtime/invocation/next":
                 return _event(await self._slot.next())
             case "POST", "/2018-06-01/runtime/init/error":
-                self._slot.init_failed(_report(await _body(request, ERROR_BYTES_MAX), request))
+                self._slot.init_failed(_report(await _body(request, RESPONSE_BYTES_MAX), request))
                 return _said(202, {"status": "OK"})
             case "POST", path if (answer := _ANSWER.fullmatch(path)) is not None:
                 request_id, kind = answer.groups()
                 if kind == "error":
-                    known = self._slot.raised(request_id, _report(await _body(request, ERROR_BYTES_MAX), request))
+                    known = self._slot.raised(request_id, _report(await _body(request, RESPONSE_BYTES_MAX), request))
                 else:
                     body = await _body(request, RESPONSE_BYTES_MAX)
                     known = self._slot.responded(request_id, body)
@@ -130,11 +134,13 @@ def _report(body: bytes | None, request: web.BaseRequest) -> Raised:
     if body is None:
         return Raised(kind or "Unknown", "the error report is too long to be shown", {})
     try:
-        report = msgspec.json.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+        # Half a surrogate pair can be written in JSON, and in a Python message, but in no text that we hand on.
+        report = msgspec.json.decode(json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
         report = None
     fields = report if isinstance(report, dict) else {}
-    return Raised(str(fields.get("errorType") or kind or "Unknown"), str(fields.get("errorMessage") or ""), fields)
+    message = str(fields.get("errorMessage") or "")
+    return Raised(str(fields.get("errorType") or kind or "Unknown"), message[:ERROR_CHARS_MAX], fields)
 
 
 def _event(work: Work) -> web.Response:

@@ -11,7 +11,7 @@ Everything that a function may do to its surroundings is judged from outside, si
     the process ends, whatever its status     Runtime.ExitError              gone
     it cannot be imported                     as the client says             gone
 
-A kill takes the whole process group. The next invocation begins cold, as on Lambda.
+A kill takes everything that the function has started (see leftovers.py). The next invocation begins cold, as on Lambda.
 
 CHOICES: the texts are Lambda's as far as they are known from its logs. What is no JSON has no error type there that we know of.
 An import that takes more than INIT_S and the function's own time-out ends as a time-out (Lambda stops it after 10 s, and
@@ -21,12 +21,12 @@ imports once more within the first invocation). Between invocations Lambda freez
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -34,6 +34,8 @@ import msgspec
 
 from streamlet.errors import ConfigurationError
 from streamlet.ports import Clock
+from streamlet.runtimes.esm.guard import Guard
+from streamlet.runtimes.esm.leftovers import end
 from streamlet.runtimes.esm.memory import tree_bytes
 from streamlet.runtimes.esm.output import Lines
 from streamlet.runtimes.esm.runtime_api import RESPONSE_BYTES_MAX, Raised, RuntimeApi, Work
@@ -102,12 +104,25 @@ class Invoked(msgspec.Struct, frozen=True):
 
 
 class Sandbox:
-    """One process at most. `invoke` starts it; a sandbox that has ended (`usable` is False) is not started again."""
+    """One process at most. `invoke` starts it; a sandbox that has ended (`usable` is False) is not started again.
 
-    def __init__(self, number: int, settings: SandboxSettings, *, clock: Clock, tasks: asyncio.TaskGroup, on_line: OnLine) -> None:
+    `mark` tells its processes from all others on this machine. They carry it where Lambda's do: at the end of their log stream's name."""
+
+    def __init__(
+        self,
+        number: int,
+        mark: str,
+        settings: SandboxSettings,
+        *,
+        clock: Clock,
+        tasks: asyncio.TaskGroup,
+        guard: Guard,
+        on_line: OnLine,
+    ) -> None:
         self.number = number
         self.usable = True
         self._settings, self._clock, self._tasks, self._on_line = settings, clock, tasks, on_line
+        self._mark, self._guard = mark, guard
         self._api = RuntimeApi(self)
         self._process: asyncio.subprocess.Process | None = None
         self._pipe = -1
@@ -216,17 +231,19 @@ class Sandbox:
 
     async def _start(self) -> None:
         address = await self._api.start()
+        log_stream = f"{datetime.fromtimestamp(self._clock.time(), UTC):%Y/%m/%d}/[$LATEST]{self._mark}"
         read, write = os.pipe()
         os.set_blocking(read, False)
         self._pipe = read
         try:
+            await self._guard.start()
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "awslambdaric", self._settings.handler),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=write,
                 stderr=write,
                 cwd=self._settings.folder,
-                env=_environment(self._settings, self.number, address),
+                env=_environment(self._settings, address, log_stream),
                 start_new_session=True,  # a group of its own, to be killed as a whole; and Ctrl-C is for us to judge
             )
         except BaseException as error:
@@ -239,6 +256,7 @@ class Sandbox:
             raise
         finally:
             os.close(write)
+        self._guard.watch(self._mark, self._process.pid)
         asyncio.get_running_loop().add_reader(read, self._read_pipe)
         self._tasks.create_task(self._watch(self._process), name=f"sandbox {self.number}")
         self._tasks.create_task(self._watch_memory(self._process), name=f"memory of sandbox {self.number}")
@@ -248,14 +266,16 @@ class Sandbox:
         try:
             status = await process.wait()
         finally:
-            self.usable = False
             self.kill()
-            asyncio.get_running_loop().remove_reader(self._pipe)
-            self._read_pipe()
-            os.close(self._pipe)
-            self._pipe = -1
-            self._busy.set()  # the memory watch ends, too
+            self._guard.forget(self._mark)
             self._ended.set()
+            self._busy.set()  # the memory watch ends, too
+            asyncio.get_running_loop().remove_reader(self._pipe)
+            try:
+                self._read_pipe()
+            finally:
+                os.close(self._pipe)
+                self._pipe = -1
         self._fail("Runtime.ExitError", _ending(status))
         await self._api.close()
 
@@ -271,10 +291,8 @@ class Sandbox:
     def kill(self) -> None:
         """End the process and all that it started. Idempotent."""
         self.usable = False
-        if self._process is not None:
-            # Until it is waited for, its group is there under its number; after that only while others of the group live.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process is not None and not self._ended.is_set():  # later its number may be another's
+            end(self._process.pid, self._mark)
 
     async def close(self) -> None:
         """Kill it, and wait until it has gone."""
@@ -312,7 +330,7 @@ def _ending(status: int) -> str:
     return f"Runtime exited with error: exit status {status}" if status else "Runtime exited without providing a reason"
 
 
-def _environment(settings: SandboxSettings, number: int, address: str) -> dict[str, str]:
+def _environment(settings: SandboxSettings, address: str, log_stream: str) -> dict[str, str]:
     """This process's environment, the user's additions, and what Lambda sets (reference: Lambda developer guide,
     configuration-envvars)."""
     folder = str(settings.folder)
@@ -332,7 +350,7 @@ def _environment(settings: SandboxSettings, number: int, address: str) -> dict[s
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(settings.memory_mb),
         "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
         "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{settings.function_name}",
-        "AWS_LAMBDA_LOG_STREAM_NAME": f"sandbox/[$LATEST]{number}",
+        "AWS_LAMBDA_LOG_STREAM_NAME": log_stream,
         "AWS_LAMBDA_RUNTIME_API": address,
         "LAMBDA_TASK_ROOT": folder,
     }

@@ -19,6 +19,7 @@ import msgspec
 
 from streamlet.hooks import Event, RecordsGivenUp
 from streamlet.runtimes.esm.mapping import FunctionPrinted, InvocationEnded
+from streamlet.runtimes.esm.output import printable
 
 __all__ = ["Kind", "Line", "Tree", "shortened"]
 
@@ -43,7 +44,7 @@ class _Batch:
 
     def __init__(self, number: int, numbers: tuple[str, ...], begun_s: float) -> None:
         self.number, self.size, self.begun_s = number, len(numbers), begun_s
-        self.places = {one: place for place, one in enumerate(numbers)}
+        self.places = {int(one): place for place, one in enumerate(numbers)}  # some brokers write leading zeros
         self.path: list[tuple[int, int]] = []  # the pieces that failed, from the batch down to the one in hand
         self.invocations = self.done = self.given_up = 0
 
@@ -97,10 +98,10 @@ class Tree:
         if not event.sequence_numbers:
             return [self._final(event, at)]
         batch = self._open.get(slot)
-        if batch is None or event.sequence_numbers[0] not in batch.places:
+        if batch is None or int(event.sequence_numbers[0]) not in batch.places:
             self._batches += 1
             batch = self._open[slot] = _Batch(self._batches, event.sequence_numbers, now_s - event.duration_s)
-        start = batch.places[event.sequence_numbers[0]]
+        start = batch.places[int(event.sequence_numbers[0])]
         stop = start + len(event.sequence_numbers)
         depth = batch.depth_of(start, stop)
         if event.outcome == "throttled":
@@ -125,17 +126,20 @@ class Tree:
         return Line(f"{at}  {_short(event.shard_id):<3}  {'window':<6} {'final call':<18}{_outcome(event, 0)}", _KINDS[event.outcome])
 
     def _gave_up(self, event: RecordsGivenUp, now_s: float, at: str) -> list[Line]:
-        target = f"to {event.delivered_to}" if event.delivered_to else "DROPPED, there is no --on-failure"
-        said = f"GIVEN UP  {event.condition}, {target}"
+        if event.delivered_to:
+            said = f"GIVEN UP  {event.condition}, to {event.delivered_to}"
+        else:
+            # Nothing else will tell which these were.
+            numbers = f"number {event.first}" if event.records == 1 else f"numbers {event.first} to {event.last}"
+            said = f"GIVEN UP  {event.condition}, DROPPED, there is no --on-failure; sequence {numbers}"
         self.given_up += event.records
         for slot, batch in self._open.items():
-            if slot.shard_id == event.shard_id and event.first in batch.places:
-                start = batch.places[event.first]
+            if slot.shard_id == event.shard_id and (start := batch.places.get(int(event.first))) is not None:
                 batch.given_up += event.records
                 depth = batch.depth_of(start, start + event.records)
                 text = f"{self._where(at, slot, batch)}{_label(depth, start, start + event.records)}{said}"
                 return [Line(text, "bad"), *self._closed(slot, batch, now_s, at)]
-        return [Line(f"{at}  {_short(event.shard_id)}  {_counted(event.records, 'record')} from {event.first} on {said}", "bad")]
+        return [Line(f"{at}  {_short(event.shard_id):<3}  {_counted(event.records, 'record')} {said}", "bad")]
 
     def _count(self, batch: _Batch, done: int) -> None:
         batch.done += done
@@ -183,7 +187,7 @@ def _outcome(event: InvocationEnded, start: int) -> str:
 
 def shortened(text: str) -> str:
     """An error as part of one line, without the request id, which says nothing where there is one line per request."""
-    line = " ".join(_REQUEST.sub("", text).split())
+    line = printable(" ".join(_REQUEST.sub("", text).split()))
     return line if len(line) <= ERROR_CHARS_MAX else line[:ERROR_CHARS_MAX] + "…"
 
 

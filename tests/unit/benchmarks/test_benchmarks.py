@@ -62,6 +62,22 @@ def test_goals_judge_medians_and_never_call_the_unmeasured_met() -> None:
     assert [v.met for v in judge(large) if v.goal.title == "memory idle"] == [False]
 
 
+def test_lambdas_goals_and_figures_are_in_the_report() -> None:
+    made = results()
+    made.add("lambda:streamlet", {"lambda_records_cpu_us": 2.3, "lambda_on_record_cpu_us": 2.5, "lambda_start_ratio": 1.25})
+    made.add("lambda:powertools", {"lambda_on_record_cpu_us": 8.75})
+    verdicts = {verdict.goal.title: verdict.met for verdict in judge(made) if verdict.goal.title.startswith("Lambda")}
+    assert verdicts == {
+        "Lambda, event to records, CPU seconds per million": False,
+        "Lambda, start and first decode over `import asyncio`": True,
+        "Lambda, zip of the smallest function": None,
+        "Lambda, zip with Parquet": None,
+    }
+    page = markdown(made, "t.json", None)
+    assert "|  | lambda:streamlet | lambda:powertools |" in page
+    assert "| 2.50 | 8.75 |" in page
+
+
 def test_the_report_shows_figures_gaps_and_reasons() -> None:
     made = results()
     made.skipped["localstack"] = "no Python 3.13"

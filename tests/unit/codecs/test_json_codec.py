@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import subprocess
 import sys
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NewType, NotRequired, TypedDict
 
 import msgspec
 import pydantic
@@ -33,6 +33,9 @@ class Order:
 class Event(msgspec.Struct):
     at: dt.datetime
     raw: bytes = b""
+
+
+Lines = NewType("Lines", list[Line])
 
 
 class Row(TypedDict):
@@ -69,6 +72,7 @@ class Holder:
         (Model, b'{"id": "5"}', Model(id=5)),
         (len, b"four", 4),
         (msgspec.msgpack.decode, msgspec.msgpack.encode([1]), [1]),
+        (Lines, b'[{"sku": "a"}]', [Line("a")]),
     ],
 )
 def test_values(decode: Any, data: bytes, value: Any) -> None:

@@ -99,14 +99,14 @@ def oracle(world: World) -> list[Event]:
         nonlocal now_s, asked
         if start == stop:
             return
+        if world.retries >= 0 and tries == world.retries + 1:
+            give_up(start, stop, "RetryAttemptsExhausted", tries, why)
+            return
         young = [index for index in range(start, stop) if not too_old(index)]
         if start not in young:
             end = young[0] if young else stop
             give_up(start, end, "RecordAgeExceeded", max(tries, 1), why)
             work(end, stop, tries, why, wake_s, throttles)
-            return
-        if world.retries >= 0 and tries == world.retries + 1:
-            give_up(start, stop, "RetryAttemptsExhausted", tries, why)
             return
         if len(young) < stop - start:
             end = min(set(range(start, stop)) - set(young))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from base64 import b64encode
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamlet.core import batching
 from streamlet.core.batching import Batcher, event_bytes
+from streamlet.destinations.document import event_record
 from streamlet.model.record import Record
+from streamlet.runtimes.esm.host import EVENT_BYTES_MAX
 
 
 def record(n: int, size: int = 10) -> Record:
@@ -25,19 +28,31 @@ def numbers(batch: list[Record] | None) -> list[int] | None:
 def test_without_a_window_a_batch_is_whatever_is_there() -> None:
     batcher = Batcher(3)
     assert batcher.next_batch(0) is None
-    batcher.add([record(n) for n in range(4)], 0)
+    batcher.add([record(n) for n in range(4)])
     assert [numbers(batcher.next_batch(0)) for _ in range(3)] == [[0, 1, 2], [3], None]
     assert batcher.wake_at_s() is None
 
 
+def test_where_nothing_is_admitted_the_window_opens_when_it_is_asked_for_again() -> None:
+    """What is to come first is an invocation, and a window begins when that has ended."""
+    batcher = Batcher(3, batching_window_s=10)
+    batcher.add([record(0)])
+    assert batcher.next_batch(100) is None
+    assert batcher.flush(lambda records: 0) is None
+    assert batcher.wake_at_s() is None
+    assert batcher.next_batch(108) is None
+    assert batcher.wake_at_s() == 118
+
+
 def test_a_window_waits_for_its_end_or_for_enough_records() -> None:
     batcher = Batcher(3, batching_window_s=10)
-    batcher.add([record(0)], 100)
+    batcher.add([record(0)])
+    assert batcher.next_batch(100) is None
     assert batcher.wake_at_s() == 110
+    batcher.add([record(1)])
     assert batcher.next_batch(109.9) is None
-    batcher.add([record(1)], 105)
     assert numbers(batcher.next_batch(110)) == [0, 1]
-    batcher.add([record(n) for n in range(2, 6)], 120)
+    batcher.add([record(n) for n in range(2, 6)])
     assert numbers(batcher.next_batch(120)) == [2, 3, 4]
     # The rest waits for a window of its own, which begins when the batch before is done with: at the next question.
     assert batcher.next_batch(131) is None
@@ -50,7 +65,7 @@ def test_a_window_waits_for_its_end_or_for_enough_records() -> None:
 def test_bytes_close_a_batch_and_a_giant_is_alone() -> None:
     bound = 2 * event_bytes(record(0, 100))
     batcher = Batcher(100, 1000, payload_bytes_max=bound)
-    batcher.add([record(0, 100), record(1, 100), record(2, 100), record(3, 10_000), record(4, 1)], 0)
+    batcher.add([record(0, 100), record(1, 100), record(2, 100), record(3, 10_000), record(4, 1)])
     assert [numbers(batcher.next_batch(0)) for _ in range(3)] == [[0, 1], [2], [3]]
 
 
@@ -82,7 +97,7 @@ def test_nothing_is_lost_doubled_or_reordered(adds: list[list[int]], batch_size:
     batcher, out, n, now_s = Batcher(batch_size, window_s, payload_bytes_max=3000), [], 0, 0.0
     for sizes in adds:
         now_s += 1
-        batcher.add([record(n + i, size) for i, size in enumerate(sizes)], now_s)
+        batcher.add([record(n + i, size) for i, size in enumerate(sizes)])
         n += len(sizes)
         while (batch := batcher.next_batch(now_s)) is not None:
             assert 1 <= len(batch) <= batch_size
@@ -94,8 +109,27 @@ def test_nothing_is_lost_doubled_or_reordered(adds: list[list[int]], batch_size:
     assert len(batcher) == 0
 
 
-def test_the_key_is_counted_in_bytes_of_utf_8() -> None:
-    assert event_bytes(Record(b"", "ключ", "1")) == event_bytes(Record(b"", "k" * 8, "1"))
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=256))
+def test_the_key_is_counted_as_json_in_utf_8(key: str) -> None:
+    r"""A key may be JSON itself, or full of control characters, which take six bytes each."""
+    assert event_bytes(Record(b"", key, "1")) == 640 - 2 + len(orjson.dumps(key))
+
+
+_LONG = "arn:aws-us-gov:kinesis:us-gov-west-1:123456789012:stream/" + "s" * 128
+
+
+@pytest.mark.parametrize("key", ["k", "k" * 256, "ключ" * 64, "\U0001f600" * 256, '{"a":1}' * 36, "\x01" * 256])
+@pytest.mark.parametrize("size", [0, 1, 1000, 200_000])
+def test_no_event_of_a_full_batch_is_above_what_an_invocation_takes(key: str, size: int) -> None:
+    """The largest batches there are: of records with the longest names, and of any key."""
+    one = Record(b"\xff" * size, key, "9" * 56, 0, 1545084650.987, "shardId-000000000000")
+    batcher = Batcher(10_000)
+    batcher.add([one] * 10_000)
+    batch = batcher.next_batch(0)
+    assert batch is not None
+    entry = orjson.dumps(event_record(one, _LONG, one.shard_id, region="us-gov-west-1", account_id="123456789012"))
+    assert len(b'{"Records":[]}') + len(batch) * (len(entry) + 1) <= EVENT_BYTES_MAX
+    assert len(batch) == 10_000 or (len(batch) + 1) * event_bytes(one) > 6_000_000
 
 
 def test_sizes_in_figures() -> None:
@@ -105,16 +139,16 @@ def test_sizes_in_figures() -> None:
 
 def test_exactly_the_byte_limit_is_full_and_fits() -> None:
     batcher = Batcher(100, 1000, payload_bytes_max=2 * event_bytes(record(0)))
-    batcher.add([record(0)], 0)
+    batcher.add([record(0)])
     assert batcher.next_batch(0) is None
-    batcher.add([record(1)], 0)
+    batcher.add([record(1)])
     assert numbers(batcher.next_batch(0)) == [0, 1]
 
 
 def test_what_is_buffered_is_told() -> None:
     batcher = Batcher(2, 60)
     assert (len(batcher), batcher.buffered_bytes) == (0, 0)
-    batcher.add([record(n, n) for n in range(5)], 0)
+    batcher.add([record(n, n) for n in range(5)])
     batcher.next_batch(0)
     assert (len(batcher), batcher.buffered_bytes) == (3, sum(event_bytes(record(n, n)) for n in (2, 3, 4)))
     while batcher.flush() is not None:
@@ -125,17 +159,30 @@ def test_what_is_buffered_is_told() -> None:
 def test_leftovers_of_a_slow_invocation_get_a_whole_window() -> None:
     """The window is 10 s and the invocation takes 60 s. The next window starts when the invocation completes; it is not over by then."""
     batcher = Batcher(2, batching_window_s=10)
-    batcher.add([record(n) for n in range(3)], 0)
+    batcher.add([record(n) for n in range(3)])
     assert numbers(batcher.next_batch(0)) == [0, 1]
-    batcher.add([], 60)
-    assert batcher.next_batch(69) is None
+    assert batcher.next_batch(60) is None
     assert batcher.wake_at_s() == 70
     assert numbers(batcher.next_batch(70)) == [2]
 
 
+@pytest.mark.parametrize("left_over", [[], [7]])
+def test_what_comes_during_an_invocation_opens_no_window(left_over: list[int]) -> None:
+    """A record comes in the fifth second of an invocation that takes 60 s: the window of 10 s begins when that has ended."""
+    batcher = Batcher(3, batching_window_s=10)
+    batcher.add([record(n) for n in [0, 1, 2, *left_over]])
+    assert numbers(batcher.next_batch(0)) == [0, 1, 2]
+    batcher.add([record(8)])
+    assert batcher.wake_at_s() is None, "the invocation runs"
+    assert batcher.next_batch(60) is None
+    assert batcher.wake_at_s() == 70
+    assert numbers(batcher.next_batch(70)) == [*left_over, 8]
+
+
 def test_an_empty_read_opens_no_window() -> None:
     batcher = Batcher(2, batching_window_s=10)
-    batcher.add([], 0)
+    batcher.add([])
+    assert batcher.next_batch(0) is None
     assert batcher.wake_at_s() is None
     assert batcher.next_batch(100) is None
 
@@ -151,7 +198,7 @@ def test_a_record_is_sized_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(batching, "event_bytes", counted)
     batcher = Batcher(7)
-    batcher.add([record(n) for n in range(10_000)], 0)
+    batcher.add([record(n) for n in range(10_000)])
     handed_out = 0
     while (batch := batcher.next_batch(0)) is not None:
         handed_out += len(batch)
@@ -167,9 +214,7 @@ class _Plain:
         self.opens_s: int | None = None
         self.asked_s = 0
 
-    def add(self, records: list[Record], now_s: int) -> None:
-        if self.opens_s is None and (records or self.waiting):
-            self.opens_s = now_s
+    def add(self, records: list[Record]) -> None:
         self.waiting += records
 
     def next_batch(self, now_s: int) -> list[Record] | None:
@@ -200,8 +245,8 @@ def test_against_a_plain_one(turns: list[tuple[int, list[int]]], size: int, wind
         now_s += wait_s
         records = [record(n + i, length) for i, length in enumerate(sizes)]
         n += len(records)
-        batcher.add(records, now_s)
-        plain.add(records, now_s)
+        batcher.add(records)
+        plain.add(records)
         for _ in range(3):
             # The invocation takes a second, and the next question follows at once.
             batch = batcher.next_batch(now_s)
@@ -211,15 +256,14 @@ def test_against_a_plain_one(turns: list[tuple[int, list[int]]], size: int, wind
             now_s += 1
         assert len(batcher) == len(plain.waiting)
         assert batcher.buffered_bytes == sum(map(event_bytes, plain.waiting))
-        assert (batcher.wake_at_s() is None) == (not plain.waiting)
+        assert batcher.wake_at_s() == (None if plain.opens_s is None else plain.opens_s + window_s)
 
 
 def test_what_is_not_admitted_waits_and_joins_what_comes() -> None:
     batcher = Batcher(3, 10.0)
-    batcher.add([record(n) for n in range(5)], 0.0)
+    batcher.add([record(n) for n in range(5)])
     assert batcher.next_batch(0.0, lambda records: 0) is None
     assert len(batcher) == 5
-    assert batcher.wake_at_s() == 10.0, "nothing was cut, so the window stays"
     assert numbers(batcher.next_batch(0.0, lambda records: len(records) - 1)) == [0, 1]
     assert numbers(batcher.next_batch(1.0, lambda records: len(records))) == [2, 3, 4], "not the third alone"
     assert batcher.flush(lambda records: 0) is None

@@ -80,13 +80,11 @@ def test_what_nobody_took_for_long_is_taken_whatever_the_share() -> None:
     for key in ("c", "d"):
         seen.see(key, 2, 30.0)
 
-    def at(now_s: float, leases_max: int | None = None) -> Plan:
-        return plan(rows, "me", now_s, seen, failover_s=10.0, random=lambda: 0.0, leases_max=leases_max)
+    def at(now_s: float) -> Plan:
+        return plan(rows, "me", now_s, seen, failover_s=10.0, random=lambda: 0.0)
 
     assert at(30.0) == Plan(take=("a", "b", "e"))
     assert at(30.1) == Plan(take=("a", "b"))
-    assert at(30.1, leases_max=3) == Plan(take=("a",))
-    assert at(30.1, leases_max=2) == Plan()
 
 
 def test_children_that_had_to_wait_for_their_parents_are_not_very_old() -> None:
@@ -98,14 +96,6 @@ def test_children_that_had_to_wait_for_their_parents_are_not_very_old() -> None:
     seen.see("x", 2, 1000.0)
     made = plan(rows, "me", 1000.0, seen, failover_s=10.0, random=lambda: 0.5)
     assert len(made.take) == 6
-
-
-def test_a_worker_has_a_most() -> None:
-    rows = [Row(k) for k in "abcd"]
-    assert len(plan(rows, "me", 0.0, Sightings(), failover_s=10, random=lambda: 0.0, leases_max=3).take) == 3
-    crowded = [Row(k, "big") for k in "abcd"] + [Row("e", "me")]
-    assert len(plan(crowded, "me", 0.0, Sightings(), failover_s=10, random=lambda: 0.0).steal) == 1
-    assert plan(crowded, "me", 0.0, Sightings(), failover_s=10, random=lambda: 0.0, leases_max=1) == Plan()
 
 
 def test_a_hand_over_is_left_alone_until_it_stands_still() -> None:

@@ -125,12 +125,6 @@ def test_any_history_is_read_once_parents_first(seed: int, steps: int) -> None:
     assert set(rows) == set(shards)
 
 
-def test_a_missing_parent_blocks_only_if_its_lease_is_to_come() -> None:
-    assert may_start(("gone",), {}, missing={"other"})
-    assert not may_start(("soon",), {}, missing={"soon"})
-    assert may_start(("done",), {"done": Row(SHARD_END)}, missing={"done"})
-
-
 def test_a_child_without_a_lease_keeps_its_parents_lease_alive() -> None:
     """It is known for a descendant only by that lease. Were the lease deleted, a closed child would count as of the past."""
     rows = {"1": Row(SHARD_END), "2": Row(Position(5), ("1",))}

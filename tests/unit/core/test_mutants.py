@@ -34,7 +34,7 @@ MUTANTS = [
     ("self._policy.bisect_batch_on_function_error and", "False and", "never bisects"),
     ("maximum_retry_attempts < piece.attempts:", "maximum_retry_attempts <= piece.attempts:", "one attempt too few"),
     ("maximum_retry_attempts < piece.attempts:", "maximum_retry_attempts < piece.attempts - 1:", "one attempt too many"),
-    ("elif 0 <= self._policy.max", "elif 0 < self._policy.max", "0 retries means for ever"),
+    ("if 0 <= self._policy.max", "if 0 < self._policy.max", "0 retries means for ever"),
     ("piece.condemned, piece.not_before_s = RETRY_ATTEMPTS_EXHAUSTED, 0.0", "self._pieces.pop()", "given up silently"),
     ("piece.condemned, piece.not_before_s = RETRY_ATTEMPTS_EXHAUSTED", "piece.condemned, piece.not_before_s = RECORD_AGE_EXCEEDED", "wrong condition"),
     ("max(1, piece.attempts)", "piece.attempts", "an old record counts 0"),

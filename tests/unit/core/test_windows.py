@@ -149,6 +149,16 @@ def test_a_window_that_saw_no_call_since_has_no_final_call() -> None:
     assert windows.next_step(0.0) == Idle()
 
 
+def test_a_window_without_a_call_ends_for_what_is_its_own_alone() -> None:
+    """Else what arrives behind it would be handed on at once, instead of waiting for its batching window."""
+    windows = machine()
+    windows.admit([10.0])  # given up unseen
+    assert windows.end_for(50.0) == 60
+    assert windows.end_for(60.0) == 120
+    windows.call()
+    assert windows.end_for(60.0) == 60
+
+
 def test_an_older_stamp_counts_in_the_open_window_else_in_its_own() -> None:
     windows = machine()
     assert windows.admit([61.0, 59.9, 62.0]) == 3

@@ -46,10 +46,14 @@ def run(main: Coroutine[Any, Any, T], *, step_s: float = STEP_S) -> T:
 
 
 class Clock(VirtualClock):
-    """The loop's time."""
+    """The loop's time, by a wall clock that may be set wrong."""
 
-    def __init__(self) -> None:
-        super().__init__(EPOCH_S)
+    def __init__(self, epoch_s: float = EPOCH_S) -> None:
+        super().__init__(epoch_s)
+        self.wrong_by_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.wrong_by_s
 
 
 class Store(MemoryLeaseStore):
@@ -161,6 +165,7 @@ async def pumping(
     worker_id: str,
     delay_max_s: float = 0.0,
     listen: Callable[[Event], None] = lambda event: None,
+    clock: Clock | None = None,
 ) -> Pump:
     """A pump that has the lease and is ready to run."""
     inline = Inline(random, delay_max_s)
@@ -172,7 +177,7 @@ async def pumping(
         keeper=keeper,
         leases=inline,
         executor=inline,
-        clock=Clock(),
+        clock=clock or Clock(),
         emit=listen,
         budget=MemoryBudget(1_000_000),
     )

@@ -14,7 +14,7 @@ import pytest
 from streamlet import App
 from streamlet.clock import ThreadExecutor
 from streamlet.core.failure import FailedFrom, Succeeded, Throttled
-from streamlet.engine.each import OUT_OF_TIME, Deadline, says
+from streamlet.engine.each import OUT_OF_TIME, Deadline, Done, says
 from streamlet.engine.invoke import Invocation, Invoker
 from streamlet.errors import HandlerError, StoreError, StreamletError
 from streamlet.hooks import HandlerFailed, Trouble
@@ -112,13 +112,13 @@ async def test_a_key_stops_at_its_first_failure_and_the_others_go_on(executor: T
         handle(record)
 
     handler = {"async": tasks, "threads": handle, "wrapped": lambda record: tasks(record)}[kind]
-    done: dict[int, Any] = {}
+    done: Done = {}
     #                          0 1 2 3 4 5 6
     made = invoker(executor, handler, concurrency=4)
     came = await made.invoke(records(*"abcbaca"), start=10, done=done)
     assert came.outcome == FailedFrom(11, None, "ValueError: bad 1")
     assert sorted(ran) == [0, 1, 2, 4, 5, 6], "3 is behind 1 in its key"
-    assert sorted(done) == [12, 14, 16]
+    assert sorted(done) == [("1002", 0), ("1004", 0), ("1006", 0)]
     # The retry begins at 11, as the failure machine asks, and runs only what is not done.
     ran.clear()
     came = await made.invoke(records(*"abcbaca")[1:], start=11, done=done)
@@ -135,7 +135,7 @@ async def test_what_was_remembered_is_not_run_again_when_its_piece_comes(executo
             raise ValueError
         ran.append(record.value)
 
-    done: dict[int, Any] = {}
+    done: Done = {}
     made, batch = invoker(executor, handle, concurrency=2), records(*"abcdef")
     assert failed(await made.invoke(batch, start=0, done=done)) == 1
     assert failed(await made.invoke(batch[1:3], start=1, done=done)) == 1
@@ -155,7 +155,7 @@ async def test_rows_of_what_was_remembered_are_kept(executor: ThreadExecutor) ->
         return {"n": record.value}
 
     sink = MemorySink()
-    made, batch, done = invoker(executor, handle, concurrency=3, sink=sink), records(*"abcd"), dict[int, Any]()
+    made, batch, done = invoker(executor, handle, concurrency=3, sink=sink), records(*"abcd"), Done()
     first = await made.invoke(batch, start=0, done=done)
     assert failed(first) == 1
     assert first.chunk is not None
@@ -299,10 +299,59 @@ async def test_a_key_of_ones_own_spares_what_was_sent_twice(executor: ThreadExec
     came = await made.invoke(records(*"abcdef"), start=0)
     assert came.outcome == FailedFrom(4, None, "ZeroDivisionError: integer division or modulo by zero")
     assert ran == [0, 1]
-    for bad in (5, "", None):
+    for bad, words in (
+        (5, "it must return text"),
+        ("", "it must return text"),
+        (None, "it must return text"),
+        ("\ud800", "UnicodeEncodeError"),
+    ):
         made = invoker(executor, print, idempotency=MemoryIdempotency(), idempotency_key=lambda record, bad=bad: bad)
-        with pytest.raises(HandlerError, match="it must return text"):
-            await made.invoke(records("a"), start=0)
+        came = await made.invoke(records("a"), start=0)
+        assert failed(came) == 0
+        assert isinstance(came.outcome, FailedFrom)
+        assert words in came.outcome.error
+
+
+@pytest.mark.parametrize("answered", ["not yet", "already"])
+async def test_who_is_cancelled_while_a_marker_is_asked_for_leaves_none(answered: str) -> None:
+    """Or the record would block until the marker is too old. The answer may have come, although nobody was woken yet."""
+    asked, cancelled, ended = asyncio.Event(), threading.Event(), threading.Event()
+
+    class Busy:
+        """Asks the first time before whoever waits is cancelled, or after."""
+
+        async def run(self, function: Any, /, *args: Any) -> Any:
+            if asked.is_set():
+                return function(*args)
+            if answered == "already":
+                function(*args)
+                ended.set()
+            asked.set()
+            return await asyncio.to_thread(self._late, function, *args)
+
+        def _late(self, function: Any, *args: Any) -> None:
+            assert cancelled.wait(10)
+            if not ended.is_set():
+                function(*args)
+                ended.set()
+
+    store, ran = MemoryIdempotency(), []
+
+    async def handle(record: Record) -> None:
+        ran.append(record.value)
+
+    app = App("numbers")
+    app.on_record("s", idempotency=store)(handle)
+    made = Invoker(app.consumers[0], Busy())
+    task = asyncio.ensure_future(made.invoke(records("a"), start=0))
+    await asyncio.wait_for(asked.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    cancelled.set()
+    assert await asyncio.to_thread(ended.wait, 10)
+    assert (await made.invoke(records("a"), start=0)).outcome == Succeeded()
+    assert ran == [0]
 
 
 async def test_apps_and_streams_keep_apart_in_one_store(executor: ThreadExecutor) -> None:

@@ -18,7 +18,6 @@ from streamlet import App, Batch, ConfigurationError, HandlerError, MemoryIdempo
 from streamlet.errors import StoreError
 from streamlet.kpl.deaggregate import MAGIC
 from streamlet.ports import Marker
-from streamlet.runtimes.lambda_events import KPL_MAGIC
 from tests.unit.runtimes.lambda_worlds import SHARD, STREAM_ARN, Context, aggregate, event, failures
 
 
@@ -26,8 +25,7 @@ from tests.unit.runtimes.lambda_worlds import SHARD, STREAM_ARN, Context, aggreg
 def app() -> Iterator[App]:
     made = App("shop")
     yield made
-    if made._lambda is not None:
-        made._lambda.close()
+    made.close()
 
 
 def test_success_is_an_empty_list(app: App) -> None:
@@ -84,8 +82,45 @@ def test_one_loop_lives_through_all_invocations_and_the_lifespan_runs_once(app: 
         app.lambda_handler(event(b"1"), None)
     assert len(set(loops)) == 1
     assert entered == ["in"]
-    app._lambda.close()
+    app.close()
     assert entered == ["in", "out"]
+    app.close()
+    assert entered == ["in", "out"], "a second call does nothing"
+    app.lambda_handler(event(b"1"), None)
+    assert entered == ["in", "out", "in"], "as in a new execution environment"
+    assert len(set(loops)) == 2
+
+
+def test_what_cannot_be_closed_holds_up_nothing_else(app: App) -> None:
+    closed: list[str] = []
+
+    class Broken(MemoryIdempotency):
+        def close(self) -> None:
+            closed.append("store")
+            raise StoreError("cannot be closed")
+
+    @app.lifespan
+    async def lifespan(app: App) -> AsyncIterator[None]:
+        yield
+        raise ValueError("lifespan")
+
+    @app.on_record("orders", idempotency=Broken())
+    async def handle(record: Record) -> None:
+        loops.append(asyncio.get_running_loop())
+
+    loops: list[asyncio.AbstractEventLoop] = []
+    app.on_record("others", idempotency=Broken())(handle)
+    app.lambda_handler(event(b"1"), None)
+    with pytest.raises(StoreError):
+        app.close()
+    assert closed == ["store", "store"]
+    assert loops[0].is_closed()
+
+
+def test_an_app_that_was_never_called_has_nothing_to_close() -> None:
+    app = App("shop")
+    app.close()
+    app.close()
 
 
 @pytest.mark.parametrize(
@@ -196,7 +231,7 @@ def test_the_margin_can_be_set(monkeypatch: pytest.MonkeyPatch, margin: float, e
         context.remaining_ms -= 1_500
 
     assert app.lambda_handler(event(b"1", b"2", b"3"), context) == (failures() if number is None else failures(number))
-    app._lambda.close()
+    app.close()
 
 
 @pytest.mark.parametrize("bad", [-1, 901, "soon", None, True, float("nan")])
@@ -297,10 +332,9 @@ def test_aggregates_are_taken_apart_and_a_failure_names_the_record_that_holds_it
     assert app.lambda_handler(event(plain, aggregate(*users), b"2"), Context()) == failures(91)
     assert seen == [("1", 1, "90", 0), ("a", 11, "91", 0), ("b", 12, "91", 1), ("a", 13, "91", 2)]
     seen.clear()
-    nothing = KPL_MAGIC + b"\x0a\x01a" + md5(b"\x0a\x01a", usedforsecurity=False).digest()  # a table of one key, and no record
+    nothing = MAGIC + b"\x0a\x01a" + md5(b"\x0a\x01a", usedforsecurity=False).digest()  # a table of one key, and no record
     assert app.lambda_handler(event(nothing, nothing), Context()) == failures()
     assert seen == []
-    assert KPL_MAGIC == MAGIC
 
 
 def test_an_aggregate_that_comes_again_runs_only_what_is_not_done(app: App) -> None:
@@ -334,8 +368,8 @@ def test_what_only_looks_like_an_aggregate_is_plain(app: App) -> None:
     seen: list[bytes] = []
     app.on_record("orders", decode=bytes)(lambda record: seen.append(record.value))
     broken = aggregate(("a", b"1"))[:-1] + b"!"
-    assert app.lambda_handler(event(broken, KPL_MAGIC), Context()) == failures()
-    assert seen == [broken, KPL_MAGIC]
+    assert app.lambda_handler(event(broken, MAGIC), Context()) == failures()
+    assert seen == [broken, MAGIC]
 
 
 def test_context_variables_of_the_caller_and_of_the_lifespan_are_seen(app: App) -> None:
@@ -411,7 +445,7 @@ def test_beside_powertools(app: App, monkeypatch: pytest.MonkeyPatch, capsys: py
         ({"idempotency": MemoryIdempotency}, "is no store"),
         ({"idempotency": "table"}, "is no store"),
         ({"idempotency_key": str}, "without idempotency= has no effect"),
-        ({"idempotency": MemoryIdempotency(), "idempotency_key": "id"}, "must be a function"),
+        ({"idempotency": MemoryIdempotency(), "idempotency_key": "id"}, "must be a plain function"),
         ({"idempotency": MemoryIdempotency(), "sink": ParquetSink("memory://", schema={"n": "int64"})}, "its row would be lost"),
         ({"tumbling_window_s": 60}, "needs @app.on_window"),
     ],

@@ -47,8 +47,7 @@ def s3_event(*keys: str, bucket: str = "landing", name: str = "ObjectCreated:Put
 def app() -> Iterator[App]:
     made = App("shop")
     yield made
-    if made._lambda is not None:
-        made._lambda.close()
+    made.close()
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])

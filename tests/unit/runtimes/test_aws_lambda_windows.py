@@ -18,8 +18,7 @@ from tests.unit.runtimes.lambda_worlds import SHARD, Context, event, failures, w
 def app() -> Iterator[App]:
     made = App("shop")
     yield made
-    if made._lambda is not None:
-        made._lambda.close()
+    made.close()
 
 
 def summing(app: App, *, asynchronous: bool = False) -> list[tuple[list[Any], Any, Window | None]]:

@@ -1,4 +1,4 @@
-"""A loop of one's own over the engine: ack, nack, leaving early."""
+"""A loop of one's own over the engine: ack, nack, pausing, leaving early."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from streamlet import ConfigurationError, Consumer, FileDestination, Producer, UsageError
 from streamlet.broker import Broker
 from streamlet.errors import NotFound
+from streamlet.hooks import Event, Invoked, Paused
 
 
 def consumer(broker: Broker, tmp_path: Path, **options: Any) -> Consumer:
@@ -142,3 +143,77 @@ async def test_several_batches_of_a_shard_wait_for_their_answers_at_once(tmp_pat
                     await batch.ack()
         async with consumer(broker, tmp_path, batch_size=10) as opened:
             assert await take(opened, 10) == list(range(10)), "the checkpoint is before record 0"
+
+
+async def test_a_paused_consumer_hands_over_nothing_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    """The batch that the loop has taken is answered as ever; the one that waits in front of the loop is taken back, without an attempt
+    being counted."""
+    events: list[Event] = []
+    paused = asyncio.Event()
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Paused):
+            paused.set()
+
+    async with Broker(streams={"s": 1}) as broker:
+        await put(broker, range(30))
+        opened = consumer(broker, tmp_path, batch_size=10, maximum_retry_attempts=0, listeners=(listen,))
+        async with opened, asyncio.timeout(30):
+            batches = aiter(opened)
+            first = await anext(batches)
+            await first.ack()
+            while opened._waiting.empty():  # the second is in front of the loop
+                await asyncio.sleep(0)
+            opened.pause()
+            await paused.wait()
+            second = asyncio.ensure_future(anext(batches))
+            await asyncio.sleep(0.2)
+            assert not second.done()
+            opened.resume()
+            again = await second
+            assert [record.value for record in again] == list(range(10, 20))
+            opened.pause()
+            opened.pause()
+            await again.ack()
+            opened.resume()
+            assert await take(opened, 10) == list(range(20, 30))
+    assert [event.attempt for event in events if isinstance(event, Invoked)] == [1, 1, 1]
+
+
+async def test_leaving_the_block_of_a_paused_consumer_keeps_what_was_not_answered(tmp_path: Path) -> None:
+    async with Broker(streams={"s": 1}) as broker:
+        await put(broker, range(10))
+        async with consumer(broker, tmp_path) as opened, asyncio.timeout(30):
+            await anext(aiter(opened))
+            opened.pause()
+        async with consumer(broker, tmp_path) as opened:
+            assert await take(opened, 10) == list(range(10))
+
+
+async def test_a_consumer_that_is_not_enabled_begins_paused_and_the_environment_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same variables as for an App override the options of the mapping."""
+    monkeypatch.setenv("STREAMLET_ENABLED", "0")
+    monkeypatch.setenv("STREAMLET_BATCH_SIZE", "4")
+    events: list[Event] = []
+    news = asyncio.Event()
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        news.set()
+
+    async with Broker(streams={"s": 1}) as broker:
+        await put(broker, range(10))
+        async with consumer(broker, tmp_path, batch_size=10, listeners=(listen,)) as opened, asyncio.timeout(30):
+            await news.wait()
+            assert isinstance(events[0], Paused)
+            opened.resume()
+            sizes = []
+            async for batch in opened:
+                sizes.append(len(batch))
+                await batch.ack()
+                if sum(sizes) == 10:
+                    break
+    assert sizes == [4, 4, 2]

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from streamlet import App, Batch, ConfigurationError, Record, S3Object, lambda_context
-from streamlet.testing import FakeLambdaContext, kinesis_event, s3_event, sns_event, window_event
+from streamlet.testing import FakeLambdaContext, VirtualBroker, aggregate, kinesis_event, s3_event, sns_event, window_event
 
 
 @pytest.fixture
 def app() -> Iterator[App]:
     made = App("shop")
     yield made
-    if made._lambda is not None:
-        made._lambda.close()
+    made.close()
 
 
 def test_the_app_gets_the_values(app: App) -> None:
@@ -156,3 +155,30 @@ def test_powertools_and_others_find_what_they_read() -> None:
 def test_a_wrong_call_says_what_to_do(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"must be|needs"):
         wrong()
+
+
+def test_an_aggregate_is_one_record_of_the_stream_and_its_values_are_the_handler_s() -> None:
+    seen: list[Any] = []
+    app = App("orders")
+    app.on_record("orders")(lambda record: seen.append((record.partition_key, record.value)))
+    packed = aggregate({"n": 1}, b'{"n": 2}', key=lambda value: "one" if isinstance(value, dict) else "two")
+    event = kinesis_event([{"n": 0}, packed], stream="orders")
+    assert len(event["Records"]) == 2
+    app.lambda_handler(event, FakeLambdaContext())
+    app.close()
+    assert seen == [("key", {"n": 0}), ("one", {"n": 1}), ("two", {"n": 2})]
+    with pytest.raises(ConfigurationError, match="holds nothing"):
+        aggregate()
+
+
+@pytest.mark.parametrize("key", ["", "k" * 257, lambda value: value, None, 5])
+def test_a_key_that_is_no_partition_key_is_refused_at_once(key: Any) -> None:
+    """A number, mostly: the function was to give text."""
+    makers: list[Callable[[], Any]] = [
+        lambda: aggregate(1, key=key),
+        lambda: kinesis_event([1], stream="s", key=key),
+        lambda: VirtualBroker().put("s", 1, key=key),
+    ]
+    for make in makers:
+        with pytest.raises(ConfigurationError, match="partition key .* must be text of 1 to 256 characters, as in key=str"):
+            make()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import streamlet.testing
-from streamlet.testing import plugin
+from streamlet.testing import contracts, plugin
 
 pytest_plugins = ["pytester"]
 
@@ -102,6 +102,24 @@ def test_has_nothing_to_do_with_it():
     assert result.stdout.str().count(f"again with: --streamlet-seed={seed}") == 2
     result.stdout.fnmatch_lines(["*- streamlet run_worker -*", "shop: * s of virtual time", "*given up after 1, RetryAttemptsExhausted*"])
     assert "NotDrained: shop is not drained after 10 s of virtual time" in result.stdout.str()
+    assert "testing/worker.py" not in result.stdout.str()  # the test's own line is what a reader wants
+    assert "asyncio" not in result.stdout.str()
+
+
+def test_a_seed_that_is_drawn_is_the_same_in_every_process_of_xdist(pytester: pytest.Pytester, run_pytest) -> None:  # type: ignore[no-untyped-def]
+    pytester.makepyfile(
+        """
+import pytest
+@pytest.mark.parametrize("n", range(4))
+def test_fails(streamlet_seed, n, worker_id):
+    assert worker_id == "master"
+"""
+    )
+    result = run_pytest("-p", "xdist.plugin", "-n", "2", "--dist", "each", "--streamlet-seed=random")
+    result.assert_outcomes(failed=8)
+    shown = re.findall(r"--streamlet-seed=(\d+)", result.stdout.str())
+    assert len(shown) == 9  # with the header's
+    assert len(set(shown)) == 1
 
 
 def test_a_seed_that_is_none_is_a_usage_error(run_pytest) -> None:  # type: ignore[no-untyped-def]
@@ -150,10 +168,22 @@ def test_every_snippet_of_the_documentation_runs(pytester: pytest.Pytester, run_
     snippets = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     assert len(snippets) >= 4
     for number, snippet in enumerate(snippets):
-        assert "def test_" in snippet
+        assert "def test_" in snippet or "Contract)" in snippet
         pytester.makepyfile(**{f"test_snippet_{number}": snippet})
     tests = sum(snippet.count("\ndef test_") for snippet in snippets)
+    inherited = [
+        getattr(contracts, name) for snippet in snippets for name in re.findall(r"^class Test\w+\((\w+Contract)\)", snippet, re.MULTILINE)
+    ]
+    assert inherited
+    tests += sum(name.startswith("test_") for contract in inherited for name in dir(contract))
     run_pytest().assert_outcomes(passed=tests)
+
+
+def test_the_readmes_program_passes_the_readmes_test(pytester: pytest.Pytester, run_pytest) -> None:  # type: ignore[no-untyped-def]
+    program, test, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    pytester.makepyfile(orders=program, test_orders=test)
+    pytester.makeini("[pytest]\npythonpath = .\n")
+    run_pytest().assert_outcomes(passed=1)
 
 
 def test_the_face_is_whole() -> None:

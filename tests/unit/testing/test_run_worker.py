@@ -7,6 +7,7 @@ import socket
 import threading
 from typing import Any
 
+import msgspec
 import pytest
 
 from streamlet import App, Batch, ConfigurationError, HandlerError, Record
@@ -15,7 +16,7 @@ from streamlet.errors import SinkError
 from streamlet.model.position import SHARD_END
 from streamlet.sinks.memory import MemorySink
 from streamlet.stores.idempotency import MemoryIdempotency
-from streamlet.testing import NotDrained, OutsideVirtualTime, Stuck, VirtualBroker, run_worker
+from streamlet.testing import Invocation, NotDrained, OutsideVirtualTime, Report, Stuck, VirtualBroker, aggregate, run_worker
 
 
 class Never:
@@ -136,11 +137,33 @@ def test_partial_progress_is_no_bisect() -> None:
     assert "DROPPED" in str(report)
 
 
+def test_a_printed_report_counts_what_it_shows() -> None:
+    """The values of a KPL aggregate stand there one by one, so those that are done are counted alike."""
+    app = App("orders")
+
+    @app.on_record("orders", maximum_retry_attempts=0)
+    def handle(record: Record) -> None:
+        if record.value == 4:
+            raise ValueError
+
+    report = run_worker(app, [aggregate(1, 2, 3), 4])
+    assert "[1, 2, 3, 4]: 3 done, then failed" in str(report)
+    assert report.invocations[0].done == 1
+
+
 def test_a_record_that_blocks_is_told_with_the_report() -> None:
-    with pytest.raises(NotDrained, match="not drained after 60 s.*it is poison") as raised:
+    says = "not drained after 60 s.*orders 0: 2 of 2 records are not settled; the last error was ValueError: it is poison\n"
+    with pytest.raises(NotDrained, match=says) as raised:
         run_worker(poisoned_for_ever(), ["poison", 2], time_max_s=60)
     assert len(raised.value.report.failed) > 5
     assert raised.value.report.done == []
+
+
+def test_what_is_to_happen_after_the_end_is_told() -> None:
+    broker = VirtualBroker(streams={"orders": 1})
+    broker.put("orders", 1, after_s=500)
+    with pytest.raises(NotDrained, match=r"\(time_max_s\): something is to happen in 4\d\d s\n"):
+        run_worker(poisoned_for_ever(), broker, time_max_s=60)
 
 
 def poisoned_for_ever() -> App:
@@ -285,6 +308,110 @@ def test_idempotency_and_concurrency_work_as_in_a_worker() -> None:
     assert sorted(ran) == [1, 2, 3, 4]
     assert report.invocations[0].at_s < 15  # side by side
     assert len(report.done) == 6
+
+
+class Unreachable:
+    """An idempotency store that a test must not call."""
+
+    def begin(self, key: str, *, for_s: float | None = None) -> Any:
+        raise AssertionError("the app's own store was called")
+
+    def finish(self, key: str) -> None:
+        self.begin(key)
+
+    def release(self, key: str, token: str) -> None:
+        self.begin(key)
+
+    def close(self) -> None:
+        self.begin("")
+
+
+def test_idempotency_markers_live_as_long_as_the_broker_and_in_its_time() -> None:
+    """An app of a module keeps its store from test to test, and every broker numbers its records alike: the first record of the next
+    test would be spared. So the broker keeps the markers, as it keeps the leases."""
+    app, ran = App("shop"), []
+
+    @app.on_record("orders", idempotency=Unreachable(), idempotency_key=lambda record: str(record.value))
+    def handle(record: Record) -> None:
+        ran.append(record.value)
+
+    broker = VirtualBroker()
+    broker.put("orders", 1, 2, 1)
+    run_worker(app, broker)
+    broker.put("orders", 2)
+    run_worker(app, broker)
+    assert ran == [1, 2]
+    broker.advance(86_400)
+    broker.put("orders", 2)
+    run_worker(app, broker)
+    assert ran == [1, 2, 2]
+    run_worker(app, [1])
+    assert ran == [1, 2, 2, 1]
+
+
+class Order(msgspec.Struct):
+    id: int
+    total: float
+
+
+def test_values_are_whatever_becomes_json() -> None:
+    app = App("shop")
+
+    @app.on_record("orders", decode=Order)
+    def handle(record: Record) -> None: ...
+
+    report = run_worker(app, [Order(1, 2.5), {"id": 2, "total": 3}, b'{"id":3,"total":0}'])
+    assert [record.value for record in report.done] == [Order(1, 2.5), Order(2, 3), Order(3, 0)]
+
+
+def test_a_long_run_can_be_read() -> None:
+    """The text is as long as a person reads; an error is one line of it; faults and filtered records are told."""
+    app = App("shop")
+
+    @app.on_batch("orders", filters=[{"data": {"n": [{"exists": True}]}}], maximum_retry_attempts=200)
+    def handle(batch: Batch) -> None:
+        raise ValueError("it is poison\nand more of it")
+
+    broker = VirtualBroker(streams={"orders": 1})
+    broker.faults.add(Throttle(operation="GetRecords", times=3))
+    broker.put("orders", {"n": 1}, {"m": 2})
+    report = run_worker(app, broker)
+    assert len(report.invocations) == 201
+    text = str(report)
+    assert "and more of it" not in text
+    lines = text.splitlines()
+    assert len(lines) < 70
+    assert [line for line in lines if "lines are left out" in line] == [lines[31]]
+    assert "ValueError: it is poison" in lines[30]
+    assert "DROPPED" in text
+    assert "passed no filter: [{'m': 2}]" in text
+    assert "trouble, 3 times: reading: GetRecords: ProvisionedThroughputExceeded" in text
+
+
+def plain_bisected(report: Report) -> list[Invocation]:
+    def first(invocation: Invocation) -> object:
+        return invocation.stream, invocation.shard_id, invocation.records[0].position
+
+    found = []
+    for n, call in enumerate(report.invocations):
+        later = [then for then in report.invocations[n + 1 :] if call.records and then.records and first(then) == first(call)]
+        if call.failed and later and len(later[0].records) < len(call.records):
+            found.append(call)
+    return found
+
+
+def test_what_is_bisected_is_told_from_what_is_tried_again() -> None:
+    """As the plain reading of the definition has it, over lanes and shards; and in one pass, or 10,000 failures took half a minute."""
+    broker = VirtualBroker(streams={"orders": 2})
+    broker.put("orders", *[n if n % 5 else "poison" for n in range(40)], key=repr)
+    broker.put("orders", *range(5), key=repr, after_s=30)
+    report = run_worker(
+        poisoned(bisect_batch_on_function_error=True, maximum_retry_attempts=2, parallelization_factor=2, batch_size=9), broker
+    )
+    assert len(report.bisected) > 5
+    assert report.bisected == plain_bisected(report)
+    shown = [msgspec.structs.replace(report.invocations[0], failed=True, records=report.done[n : n + 1]) for n in range(len(report.done))]
+    assert msgspec.structs.replace(report, invocations=shown * 1000).bisected == []
 
 
 # ── resharding, faults, crashes ──────────────────────────────────────────────────────────────────────────────────────
@@ -451,8 +578,9 @@ def test_a_handler_that_waits_for_nobody_is_not_drained() -> None:
     async def handle(record: Record) -> None:
         await asyncio.Event().wait()
 
-    with pytest.raises(NotDrained):
+    with pytest.raises(NotDrained, match="orders 0: 1 of 1 records are not settled; no call has failed: one has not returned") as raised:
         run_worker(app, [1], time_max_s=100)
+    assert "leases expire" not in str(raised.value).partition("\n")[0]
 
 
 def test_a_handler_that_spins_is_told() -> None:

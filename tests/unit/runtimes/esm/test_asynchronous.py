@@ -16,11 +16,11 @@ from streamlet.core.failure import Throttled
 from streamlet.errors import ConfigurationError
 from streamlet.runtimes.esm.asynchronous import EVENT_BYTES_MAX, Asynchronous, Attempt, DeadLetters, FailureRecords, InvokeOptions, Target
 from streamlet.runtimes.esm.host import Host
-from streamlet.runtimes.esm.sandbox import Answer, SandboxSettings
+from streamlet.runtimes.esm.sandbox import Answer, FunctionError, SandboxSettings
 from tests.unit.destinations.given_up import boto, moto_server, without_configuration
 
 T = TypeVar("T")
-FUNCTION = """
+FUNCTION = r"""
 import os
 
 def lambda_handler(event, context):
@@ -31,6 +31,9 @@ def lambda_handler(event, context):
     if attempt <= event["failures"]:
         raise ValueError(f"attempt {attempt}")
     return attempt
+
+def odd(event, context):
+    raise ValueError("\x1b[31m \0 \uffff é\t\N{GRINNING FACE}")
 
 def slow(event, context):
     import time
@@ -197,6 +200,19 @@ async def test_without_any_concurrency_events_go_to_the_dead_letters_at_once(hos
         (letter,) = sqs.receive_message(QueueUrl=queue, MessageAttributeNames=["All"])["Messages"]
     assert (ended.condition, ended.invoke_count, world.attempts) == ("ZeroReservedConcurrency", 0, [])
     assert letter["MessageAttributes"]["ErrorCode"]["StringValue"] == "429"
+
+
+async def test_no_error_message_keeps_an_event_from_the_dead_letters(hosted: Any, moto: str, targets: Any) -> None:
+    """SQS refuses control characters; so would we lose what fails with a message out of a terminal, or out of a binary file."""
+    with boto("sqs", moto) as sqs:
+        queue = sqs.create_queue(QueueName="odd")["QueueUrl"]
+        dead = targets(DeadLetters(ARN.format("sqs", "odd")))
+        async with hosted("odd") as world:
+            ended = await world.asynchronous(maximum_retry_attempts=0, dead_letters=dead).invoke(b"{}")
+        (letter,) = sqs.receive_message(QueueUrl=queue, MessageAttributeNames=["All"])["Messages"]
+    assert isinstance(ended.outcome, FunctionError)
+    assert ended.outcome.message == "\x1b[31m \0 \uffff é\t\N{GRINNING FACE}"
+    assert letter["MessageAttributes"]["ErrorMessage"]["StringValue"] == "\ufffd[31m \ufffd \ufffd é\t\N{GRINNING FACE}"
 
 
 async def test_what_a_target_does_not_take_is_told(hosted: Any, targets: Any) -> None:

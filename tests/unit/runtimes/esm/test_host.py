@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import signal
+import sys
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +19,8 @@ import pytest
 from streamlet.clock import SystemClock
 from streamlet.core.failure import Throttled
 from streamlet.errors import ConfigurationError
+from streamlet.runtimes.esm import leftovers
+from streamlet.runtimes.esm.guard import Guard
 from streamlet.runtimes.esm.host import EVENT_BYTES_MAX, Host
 from streamlet.runtimes.esm.memory import tree_bytes
 from streamlet.runtimes.esm.output import LINE_BYTES_MAX, LINES_MAX
@@ -31,7 +37,7 @@ def answer(event, context):
     return {"event": event, "calls": calls}
 
 def surroundings(event, context):
-    return {"name": context.function_name, "arn": context.invoked_function_arn, "memory": context.memory_limit_in_mb,
+    return {"stream": context.log_stream_name, "name": context.function_name, "arn": context.invoked_function_arn, "memory": context.memory_limit_in_mb,
             "left_ms": context.get_remaining_time_in_millis(), "request": context.aws_request_id, "region": os.environ["AWS_REGION"],
             "mine": os.environ.get("MINE"), "folder": os.getcwd(), "version": context.function_version,
             "group": context.log_group_name, "zone": time.tzname[0], "leaked": "AWS_LAMBDA_MAX_CONCURRENCY" in os.environ,
@@ -71,6 +77,28 @@ def dies(event, context):
 def dies_later(event, context):
     threading.Timer(0.01, os._exit, [3]).start()
     return "done"
+
+def escapes(event, context):
+    subprocess.Popen(["sleep", "600"], start_new_session=True)
+    daemon = "import os, time; os.fork() and os._exit(0); os.setsid(); os.fork() and os._exit(0); time.sleep(600)"
+    subprocess.run([sys.executable, "-c", daemon])
+    if event == "and spins":
+        print("spinning", flush=True)
+        while True:
+            pass
+
+def raises_at_length(event, context):
+    raise ValueError("x" * event)
+
+def recurses(event, context):
+    recurses(event, context)
+
+def reports_half_a_pair(event, context):
+    import http.client
+    connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    body = json.dumps({"errorMessage": "half \ud800 a pair", "errorType": "Odd"})
+    connection.request("POST", f"/2018-06-01/runtime/invocation/{context.aws_request_id}/error", body=body)
+    connection.getresponse()
 
 def prints(event, context):
     os.write(1, b"\x1b[2J\x00\xff garbage \x07\n")
@@ -140,7 +168,6 @@ async def test_an_answer_and_a_warm_start(folder: Path) -> None:
     assert first.outcome == Answer({"event": {"n": 1}, "calls": 1})
     assert second.outcome == Answer({"event": {"ü": None}, "calls": 2}), "the same process, kept warm"
     assert (first.init_s is not None, second.init_s) == (True, None)
-    assert (host.cold_starts, host.warm_starts) == (1, 1)
     assert first.request_id != second.request_id
     assert 5_000_000 < second.memory_bytes < 200_000_000
 
@@ -154,6 +181,7 @@ async def test_the_context_and_the_environment_are_lambdas(folder: Path, monkeyp
     seen = invoked.outcome.value
     assert 15_000 < seen.pop("left_ms") <= 20_000
     assert seen.pop("request") == invoked.request_id
+    assert re.fullmatch(r"20\d\d/\d\d/\d\d/\[\$LATEST\][0-9a-f]{32}", seen.pop("stream"))
     assert seen == {
         "name": "orders",
         "arn": "arn:aws:lambda:eu-west-1:123456789012:function:orders",
@@ -171,6 +199,9 @@ async def test_the_context_and_the_environment_are_lambdas(folder: Path, monkeyp
 
 FAILURES: list[tuple[str, Any, dict[str, Any], str, str]] = [
     ("function.raises", None, {}, "ValueError", "no amount"),
+    ("function.raises_at_length", 20_000, {}, "ValueError", "x" * 20_000),
+    ("function.raises_at_length", 3_000_000, {}, "ValueError", "x" * 65_536),
+    ("function.recurses", None, {}, "RecursionError", "maximum recursion depth"),
     ("function.nan", None, {}, "Runtime.InvalidResponse", "NaN is no JSON"),
     ("function.unserializable", None, {}, "Runtime.MarshalError", "object"),
     ("function.long_answer", {"bytes": 6_291_556}, {}, "Function.ResponseSizeTooLarge", "(6291556 bytes)"),
@@ -197,7 +228,7 @@ async def test_every_end_has_its_name(folder: Path, handler: str, event: Any, se
         assert isinstance(invoked.outcome, FunctionError)
         assert invoked.outcome.kind == kind
         assert says in invoked.outcome.message
-    warm = handler in {"function.raises", "function.nan", "function.unserializable"}
+    warm = handler.removeprefix("function.") in {"raises", "raises_at_length", "recurses", "nan", "unserializable"}
     assert (again.init_s is None) is warm, "what ends the process begins cold again; an exception does not"
 
 
@@ -237,6 +268,61 @@ async def test_nothing_that_a_function_started_is_left(folder: Path) -> None:
         assert host.lines == ["going to sleep"]
 
 
+async def test_what_has_left_the_process_group_is_ended_too(folder: Path) -> None:
+    """A process in a session of its own, and a daemon without a parent."""
+    async with hosted(folder, "function.escapes") as host:
+        await host.run()
+        assert len(await left(folder)) == 3
+    assert await left(folder, wait=True) == []
+
+
+async def test_a_host_that_is_killed_leaves_nothing(folder: Path) -> None:
+    """SIGKILL, while the function spins and its children sleep."""
+    program = f"""
+import asyncio, pathlib
+from streamlet.clock import SystemClock
+from streamlet.runtimes.esm.host import Host
+from streamlet.runtimes.esm.sandbox import SandboxSettings
+settings = SandboxSettings(handler="function.escapes", function_name="orders", folder=pathlib.Path({str(folder)!r}), timeout_s=600, memory_mb=256)
+async def main():
+    async with Host(settings, clock=SystemClock(), on_line=lambda number, request, line: print(line, flush=True)) as host:
+        await host.invoke(b'"and spins"')
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(30):
+            assert process.stdout is not None
+            assert await process.stdout.readline() == b"spinning\n"
+        assert len(await left(folder)) == 3
+    finally:
+        process.kill()
+        await process.wait()
+    assert await left(folder, wait=True) == []
+
+
+async def test_the_guard_outlives_a_sandbox_that_its_host_runs_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Event 1: a function starts a host of its own. Event 2: it is ended, and with it all that has its mark: its host, too. The
+    inner sandboxes have another mark, and only the inner guard is left to end them."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("AWS_LAMBDA_LOG_STREAM_NAME", f"2026/01/01/[$LATEST]{mark}")
+    guard = Guard()
+    await guard.start()
+    inner = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True, env={})
+    guard.watch("inner", inner.pid)
+    leftovers.end(inner.pid + 4_000_000, mark)  # no such group
+    async with asyncio.timeout(30):
+        await guard.close()
+        assert await inner.wait() == -signal.SIGKILL
+
+
+async def test_half_a_surrogate_pair_is_no_text(folder: Path) -> None:
+    async with hosted(folder, "function.reports_half_a_pair") as host:
+        invoked = await host.run()
+    assert isinstance(invoked.outcome, FunctionError)
+    assert (invoked.outcome.kind, invoked.outcome.message) == ("Odd", "half ? a pair")
+
+
 async def left(folder: Path, *, wait: bool = False) -> list[str]:
     """Processes at work in the folder. A killed one takes a moment to go."""
     for _ in range(200 if wait else 1):
@@ -269,7 +355,6 @@ async def test_above_the_reserved_concurrency_is_throttled(folder: Path) -> None
         running = tg.create_task(host.invoke(b"{}"))
         await asyncio.sleep(0)
         assert isinstance(await host.invoke(b"{}"), Throttled)
-        assert host.throttles == 1
         assert isinstance(await running, Invoked)
     async with hosted(folder, "function.answer", concurrency=0) as host:
         assert isinstance(await host.invoke(b"{}"), Throttled)
@@ -280,8 +365,8 @@ async def test_one_process_per_concurrent_invocation(folder: Path) -> None:
         async with asyncio.TaskGroup() as tg:
             tasks = [tg.create_task(host.run(n)) for n in range(3)]
         assert sorted(task.result().sandbox for task in tasks) == [1, 2, 3]
+        assert all(task.result().init_s is not None for task in tasks)
         assert (await host.run()).init_s is None
-    assert (host.cold_starts, host.warm_starts) == (3, 1)
 
 
 async def test_a_cancelled_invocation_ends_its_process(folder: Path) -> None:

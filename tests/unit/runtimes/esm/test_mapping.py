@@ -6,18 +6,22 @@ import asyncio
 import json
 import time
 from base64 import b64decode
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from streamlet.broker import Broker
 from streamlet.clock import SystemClock
 from streamlet.destinations.document import failure_document
+from streamlet.errors import NotFound, Unavailable
 from streamlet.hooks import Event, RecordsFiltered, RecordsGivenUp
 from streamlet.kinesis.client import KinesisClient
-from streamlet.ports import FailureDocument
+from streamlet.model.shard import Shard
+from streamlet.ports import FailureDocument, Fetch, ShardReader, Source, StartingPosition
 from streamlet.producer import Producer
 from streamlet.runtimes.esm.mapping import Function, InvocationEnded, MappingOptions
 from streamlet.runtimes.esm.once import Once
@@ -61,6 +65,12 @@ def windowed(event, context):
         file.write(json.dumps({**event, "Records": len(event["Records"])}) + chr(10))
     return {"state": {"seen": seen}}
 
+def sums(event, context):
+    total = event["state"].get("total", 0) + sum(int(record["kinesis"]["sequenceNumber"]) for record in event["Records"])
+    with open("sums.jsonl", "a") as file:
+        file.write(json.dumps(total) + chr(10))
+    return {"state": {"total": total}}
+
 def stateless(event, context):
     _seen(event)
 
@@ -92,13 +102,21 @@ class World:
         self.destination = Kept()
 
     async def run(
-        self, broker: Broker, handler: str, *, reports: bool = False, concurrency: int | None = None, **options: Any
-    ) -> tuple[Once, Function]:
+        self,
+        broker: Broker,
+        handler: str,
+        *,
+        reports: bool = False,
+        concurrency: int | None = None,
+        through: Callable[[Source], Source] = lambda source: source,
+        failures: int = 0,
+        **options: Any,
+    ) -> Once:
         once = Once()
         listeners = (self.events.append, once.listen)
         if options.get("maximum_retry_attempts", -1) >= 0:
-            options["on_failure"] = self.destination
-        function = Function(
+            options.setdefault("on_failure", self.destination)
+        self.function = Function(
             MappingOptions(
                 stream="orders",
                 mapping=EventSourceMapping(**options),
@@ -118,9 +136,10 @@ class World:
 
         async with asyncio.timeout(20), asyncio.TaskGroup() as tg:
             watching = tg.create_task(drain())
-            assert await run_worker(function, worker, stop=stop, through=once.through) == []
+            failed = await run_worker(self.function, worker, stop=stop, through=lambda source: once.through(through(source)))
+            assert len(failed) == failures
             watching.cancel()
-        return once, function
+        return once
 
     @property
     def seen(self) -> list[list[int]]:
@@ -132,16 +151,20 @@ class World:
     def ended(self) -> list[InvocationEnded]:
         return [event for event in self.events if isinstance(event, InvocationEnded)]
 
+    @property
+    def cold_starts(self) -> int:
+        return sum(event.init_s is not None for event in self.ended)
+
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-async def put(broker: Broker, numbers: range) -> None:
+async def put(broker: Broker, numbers: range) -> list[str]:
+    """Their sequence numbers."""
     async with Producer("orders", endpoint_url=broker.endpoint_url) as producer:
-        for n in numbers:
-            await (await producer.put(json.dumps({"n": n}).encode(), f"key {n}"))
+        return [(await (await producer.put(json.dumps({"n": n}).encode(), f"key {n}"))).sequence_number for n in numbers]
 
 
 async def test_the_event_is_lambdas_key_for_key(world: World) -> None:
@@ -165,17 +188,17 @@ async def test_the_event_is_lambdas_key_for_key(world: World) -> None:
 async def test_batches_come_in_order_and_once(world: World) -> None:
     async with Broker(streams={"orders": 1}) as broker:
         await put(broker, range(7))
-        once, function = await world.run(broker, "plain", batch_size=3)
+        once = await world.run(broker, "plain", batch_size=3)
     assert world.seen == [[0, 1, 2], [3, 4, 5], [6]]
     assert (once.given_up, once.stopped) == (0, False)
-    assert function.host.cold_starts == 1
+    assert world.cold_starts == 1
 
 
 async def test_a_poison_record_is_bisected_to_and_given_up(world: World) -> None:
     world.destination = Kept(refusals=1)
     async with Broker(streams={"orders": 1}) as broker:
         await put(broker, range(8))
-        once, _ = await world.run(broker, "poison", bisect_batch_on_function_error=True, maximum_retry_attempts=0)
+        once = await world.run(broker, "poison", bisect_batch_on_function_error=True, maximum_retry_attempts=0)
     assert world.seen == [[*range(8)], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [4], [5], [6, 7]]
     assert once.given_up == 1
     (document,) = world.destination.documents
@@ -190,6 +213,15 @@ async def test_a_poison_record_is_bisected_to_and_given_up(world: World) -> None
     assert made["responseContext"] == {"statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"}
     assert made["KinesisBatchInfo"]["streamArn"] == "arn:aws:kinesis:us-east-1:000000000000:stream/orders"
     assert made["KinesisBatchInfo"]["batchSize"] == 1
+
+
+async def test_what_is_dropped_is_not_remembered(world: World) -> None:
+    """Which invocation failed last is for the documents alone. A function may fail for weeks."""
+    async with Broker(streams={"orders": 1}) as broker:
+        await put(broker, range(5, 6))
+        await world.run(broker, "poison", maximum_retry_attempts=0, on_failure=None)
+    assert sum(event.records for event in world.events if isinstance(event, RecordsGivenUp)) == 1
+    assert world.function._hosted._failed == {}
 
 
 async def test_a_partial_response_keeps_what_came_before_and_starts_the_count_anew(world: World) -> None:
@@ -213,8 +245,8 @@ async def test_an_invalid_response_fails_the_whole_batch_where_the_feature_is_on
 async def test_a_throttle_is_no_attempt(world: World) -> None:
     async with Broker(streams={"orders": 2}) as broker:
         await put(broker, range(12))
-        once, function = await world.run(broker, "slow", concurrency=1, maximum_retry_attempts=0)
-    assert function.host.throttles > 0
+        once = await world.run(broker, "slow", concurrency=1, maximum_retry_attempts=0)
+    assert "throttled" in {event.outcome for event in world.ended}
     assert once.given_up == 0
     assert sorted(n for batch in world.seen for n in batch) == [*range(12)]
 
@@ -222,8 +254,8 @@ async def test_a_throttle_is_no_attempt(world: World) -> None:
 async def test_slots_of_a_shard_run_side_by_side(world: World) -> None:
     async with Broker(streams={"orders": 1}) as broker:
         await put(broker, range(12))
-        _, function = await world.run(broker, "slow", parallelization_factor=3, batch_size=2)
-    assert function.host.cold_starts == 3
+        await world.run(broker, "slow", parallelization_factor=3, batch_size=2)
+    assert world.cold_starts == 3
     assert {event.lane for event in world.ended} == {0, 1, 2}
     assert sorted(n for batch in world.seen for n in batch) == [*range(12)]
 
@@ -260,6 +292,14 @@ async def test_a_function_carries_its_state_through_a_tumbling_window(world: Wor
     assert any("final call" in line for line in lines)
 
 
+async def test_a_state_may_hold_numbers_above_64_bits(world: World) -> None:
+    """Sequence numbers have 186."""
+    async with Broker(streams={"orders": 1}) as broker:
+        numbers = [int(number) for number in await put(broker, range(2))]
+        await world.run(broker, "sums", tumbling_window_s=900, batch_size=1)
+    assert [json.loads(line) for line in (world.folder / "sums.jsonl").read_text().splitlines()] == [numbers[0], sum(numbers)]
+
+
 async def test_an_answer_without_state_fails_in_a_window(world: World) -> None:
     async with Broker(streams={"orders": 1}) as broker:
         await put(broker, range(1))
@@ -290,3 +330,68 @@ async def test_once_ends_on_an_empty_stream_and_at_latest(world: World) -> None:
         await world.run(broker, "plain", starting_position="LATEST")
     assert world.seen == []
     assert not [event for event in world.events if isinstance(event, RecordsGivenUp)]
+
+
+class Odd:
+    """A source of a broker that is never behind, as kinesalite says, or whose list of shards is out of reach now and then."""
+
+    def __init__(self, source: Source, *, listings_fail: int = 0) -> None:
+        self.stream = source.stream
+        self._source = source
+        self.listings_fail, self.listings = listings_fail, 0
+
+    async def list_shards(self) -> Sequence[Shard]:
+        self.listings += 1
+        if 1 < self.listings <= 1 + self.listings_fail:  # the first is that of the start
+            raise Unavailable("not now")
+        return await self._source.list_shards()
+
+    def reader(self, shard_id: str, start: StartingPosition) -> ShardReader:
+        return NeverBehind(self._source.reader(shard_id, start))
+
+
+class NeverBehind:
+    def __init__(self, reader: ShardReader) -> None:
+        self._reader = reader
+
+    async def read(self) -> Fetch:
+        return msgspec.structs.replace(await self._reader.read(), millis_behind_latest=0)
+
+
+async def test_once_reads_to_where_nothing_comes_whatever_the_broker_says(world: World) -> None:
+    async with Broker(streams={"orders": 1}) as broker:
+        async with Producer("orders", endpoint_url=broker.endpoint_url) as producer:
+            for n in range(1_500):  # more than a first read asks for
+                await producer.put(json.dumps({"n": n}).encode(), "key")
+        await world.run(broker, "plain", batch_size=10_000, through=Odd)
+    assert [n for batch in world.seen for n in batch] == [*range(1_500)]
+
+
+async def test_once_asks_again_when_the_shards_cannot_be_listed(world: World) -> None:
+    made: list[Odd] = []
+
+    def odd(source: Source) -> Source:
+        made.append(Odd(source, listings_fail=2))
+        return made[0]
+
+    async with Broker(streams={"orders": 1}) as broker:
+        await put(broker, range(2))
+        await world.run(broker, "plain", through=odd)
+    assert sorted(n for batch in world.seen for n in batch) == [0, 1]
+    assert made[0].listings == 4
+
+
+class Gone(Odd):
+    """A source whose stream was deleted after the shards were listed."""
+
+    def reader(self, shard_id: str, start: StartingPosition) -> ShardReader:
+        return self
+
+    async def read(self) -> Fetch:
+        raise NotFound("there is no such stream")
+
+
+async def test_once_ends_when_a_shard_has_stopped(world: World) -> None:
+    async with Broker(streams={"orders": 1}) as broker:
+        once = await world.run(broker, "plain", through=Gone, failures=1)
+    assert once.stopped

@@ -112,7 +112,9 @@ def test_slots_have_batches_of_their_own() -> None:
 
 def test_records_too_old_to_be_tried_stand_alone(told: Told) -> None:
     told.gave_up(7, 2, target="")
-    assert told.lines == ["14:03:07  12  2 records from 7 on GIVEN UP  RetryAttemptsExhausted, DROPPED, there is no --on-failure"]
+    assert told.lines == [
+        "14:03:07  12   2 records GIVEN UP  RetryAttemptsExhausted, DROPPED, there is no --on-failure; sequence numbers 7 to 8"
+    ]
 
 
 def test_what_a_function_prints_stands_beside_it(told: Told) -> None:
@@ -121,3 +123,19 @@ def test_what_a_function_prints_stands_beside_it(told: Told) -> None:
     told.ran(0, 1, "failed", error="x" * 1_000)
     assert told.lines[0] == "14:03:07  sandbox 3 │ hello"
     assert told.lines[1].endswith("x" * ERROR_CHARS_MAX + "…")
+
+
+def test_numbers_with_leading_zeros_are_numbers(told: Told) -> None:
+    """As some brokers write them; events of the engine have none."""
+    fields: dict[str, Any] = {"shard_id": SHARD, "lane": 0, "attempt": 1, "duration_s": 0.012, "memory_bytes": 1}
+    told.event(InvocationEnded(stream="s", sequence_numbers=("007",), outcome="failed", error="no amount", **fields))
+    told.gave_up(7, 1, target="")
+    assert told.lines[1].endswith("GIVEN UP  RetryAttemptsExhausted, DROPPED, there is no --on-failure; sequence number 7")
+    assert told.tree.summary() == "1 invocation, 0 cold, 0 records done, 1 given up"
+    assert "#1 " in told.lines[1], "it is the batch's"
+
+
+def test_an_error_cannot_move_the_cursor(told: Told) -> None:
+    told.ran(0, 1, "failed", error_type="ValueError", error="\x1b[2J\x07 gone\nand more")
+    assert told.lines[0].isprintable()
+    assert told.lines[0].endswith("[2J\N{REPLACEMENT CHARACTER} gone and more")
