@@ -10,6 +10,7 @@ from __future__ import annotations
 import compileall
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -85,6 +86,7 @@ def _build(cache: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
         if done.returncode != 0:
             raise Unavailable(f"the zip could not be built: {(done.stderr.strip() or 'no reason').splitlines()[-1]}")
+    shutil.rmtree(folder / "tree", ignore_errors=True)  # modules that are gone since the last time
     with zipfile.ZipFile(folder / "function.zip") as archive:
         archive.extractall(folder / "tree")
     compileall.compile_dir(folder / "tree", quiet=1)

@@ -259,7 +259,7 @@ class App:
         state: str | Callable[[str], LeaseStore] | None = None,
         **options: Any,
     ) -> None:
-        """Run as a worker until SIGTERM or SIGINT, then drain. SIGUSR1 pauses it, SIGUSR2 resumes it. Options: those of
+        """Run as a worker until SIGTERM or SIGINT, then drain; a second one ends the process at once. SIGUSR1 pauses it, SIGUSR2 resumes it. Options: those of
         `WorkerOptions`. To pause it from within the program, or one stream of it, run a `streamlet.Worker`.
 
         Raises what stopped a shard, once the others have drained. Events go to the logger `streamlet` unless `listeners` says

@@ -72,15 +72,15 @@ def events(data: Path, limit: int | None) -> Iterator[list[tuple[int, bytes, str
     number = 0
     with pq.ParquetFile(data) as file:
         for batch in file.iter_batches(batch_size=BULK):
+            rows = batch.slice(0, None if limit is None else limit - number).to_pylist()
+            if not rows:
+                return
             bulk = []
-            for row in batch.to_pylist():
-                if limit is not None and number >= limit:
-                    break
+            for row in rows:
                 payload = orjson.dumps({"event": number, **row}, option=orjson.OPT_NAIVE_UTC)
                 bulk.append((number, damage(number, payload), row["tailnum"] or UNKNOWN_TAIL))
                 number += 1
-            if bulk:
-                yield bulk
+            yield bulk
 
 
 def damage(number: int, payload: bytes) -> bytes:

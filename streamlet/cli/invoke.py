@@ -67,13 +67,15 @@ async def _run(settings: SandboxSettings, events: list[tuple[str, bytes]], optio
     from streamlet.clock import SystemClock, ThreadExecutor
     from streamlet.runtimes.esm.asynchronous import Asynchronous
     from streamlet.runtimes.esm.host import Host
+    from streamlet.runtimes.esm.tree import NOISE
 
     clock, executor = SystemClock(), ThreadExecutor()
     ended: list[Ended] = []
     output = Output(closed=lambda: None)  # the events are seen to their ends, whoever looks on
 
     def printed(sandbox: int, _: str, line: str) -> None:
-        output.text(f"{time.strftime('%H:%M:%S')}  sandbox {sandbox} │ {line}", dim=True)
+        if NOISE not in line:
+            output.text(f"{time.strftime('%H:%M:%S')}  sandbox {sandbox} │ {line}", dim=True)
 
     async def one(host: Host, where: str, event: bytes) -> None:
         def tell(attempt: Attempt) -> None:

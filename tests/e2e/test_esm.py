@@ -280,6 +280,14 @@ def test_an_s3_event_that_fails_goes_to_the_dead_letter_queue(tmp_path: Path, mo
     assert ran.stderr.endswith("1 event, 0 done, 1 given up\n")
 
 
+def test_a_function_that_cannot_begin_says_why_and_nothing_of_managed_runtimes(tmp_path: Path) -> None:
+    (tmp_path / "thumbs.py").write_text("handler = None")
+    ran = invoke(tmp_path, "-", "--maximum-retry-attempts", "0", text="{}")
+    assert ran.returncode == 1
+    assert "Runtime.HandlerNotFound: Handler 'lambda_handler' missing on module 'thumbs'" in ran.stderr
+    assert "LAMBDA_WARNING" not in ran.stderr
+
+
 def test_events_come_from_lines_and_are_done(tmp_path: Path) -> None:
     (tmp_path / "thumbs.py").write_text("def lambda_handler(event, context):\n    print('got', event['n'])")
     ran = invoke(tmp_path, "-", text=f'{{"n": 1}}\n\n{{"n": {10**30}}}\n')

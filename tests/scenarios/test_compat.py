@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ def rows() -> list[list[str]]:
     return [line for index, line in enumerate(lines) if index not in heads and index - 1 not in heads]
 
 
+@cache
 def defined_in(path: Path) -> set[str]:
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, functions) and node.name.startswith("test_")}

@@ -21,12 +21,12 @@ from streamlet.hooks import Event, RecordsGivenUp
 from streamlet.runtimes.esm.mapping import FunctionPrinted, InvocationEnded
 from streamlet.runtimes.esm.output import printable
 
-__all__ = ["Kind", "Line", "Tree", "shortened"]
+__all__ = ["NOISE", "Kind", "Line", "Tree", "shortened"]
 
 Kind = Literal["ok", "bad", "warn", "dim"]
 ERROR_CHARS_MAX: Final = 200
 # The client's advice after an init error: 700 characters on updates of managed runtimes, of which there are none here.
-_NOISE: Final = "LAMBDA_WARNING: Unhandled exception. The most likely cause is"
+NOISE: Final = "LAMBDA_WARNING: Unhandled exception. The most likely cause is"
 _REQUEST: Final = re.compile(r"RequestId: [0-9a-f-]{36} Error: ")
 _WORDS = {"ok": "ok", "failed": "FAILED", "partial": "PARTIAL", "throttled": "throttled"}
 _KINDS: dict[str, Kind] = {"ok": "ok", "failed": "bad", "partial": "warn", "throttled": "warn"}
@@ -80,7 +80,7 @@ class Tree:
             case RecordsGivenUp():
                 return self._gave_up(event, now_s, at)
             case FunctionPrinted(sandbox=sandbox, line=line):
-                if _NOISE in line:
+                if NOISE in line:
                     return []
                 return [Line(f"{at}  sandbox {sandbox} │ {line}", "dim")]
             case _:

@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,11 +181,23 @@ async def test_aiobotocore(url: str) -> None:
 # ── AWS CLI ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+# The program `aws` with its words from lines, and its exit code and output as lines: one start instead of thirty.
+AWS = """
+import contextlib, io, json, sys
+from awscli.clidriver import create_clidriver
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = create_clidriver().main(json.loads(line))
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+
 @pytest.mark.slow
 def test_aws_cli(url: str, tmp_path: Path) -> None:
-    """Every command starts an interpreter, about half a second each."""
-    program = Path(sys.executable).parent / "aws"
-    assert program.exists(), "the AWS CLI is part of the test extra: pip install 'streamlet[test]'"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
         "AWS_ENDPOINT_URL_KINESIS": url,
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -195,12 +208,29 @@ def test_aws_cli(url: str, tmp_path: Path) -> None:
         "HOME": str(tmp_path),
     }
 
+    with subprocess.Popen(
+        [sys.executable, "-c", AWS], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        deadline = threading.Timer(120, program.kill)
+        deadline.start()
+        try:
+            _aws_cli(program)
+        finally:
+            deadline.cancel()
+            program.kill()
+
+
+def _aws_cli(program: subprocess.Popen[str]) -> None:
     def aws(*arguments: str) -> Any:
-        done = subprocess.run(
-            [program, "kinesis", *arguments, "--output", "json"], env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, (arguments, done.stderr)
-        return json.loads(done.stdout) if done.stdout.strip() else None
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(json.dumps(["kinesis", *arguments, "--output", "json"]) + "\n")
+        program.stdin.flush()
+        answer = program.stdout.readline()
+        assert answer, "the AWS CLI ended, or took too long; it is part of the test extra: pip install 'streamlet[test]'"
+        code, out, err = json.loads(answer)
+        assert code == 0, (arguments, err)
+        return json.loads(out) if out.strip() else None
 
     def values(number: int, kind: str = "TRIM_HORIZON", *more: str) -> tuple[list[bytes], list[str]]:
         where = ("--stream-name", "s", "--shard-id", shard(number), "--shard-iterator-type", kind)

@@ -15,25 +15,10 @@ from streamlet.errors import LeaseLost, StoreError
 from streamlet.model.position import Position
 from streamlet.ports import Lease
 from streamlet.stores.sqlite import SqliteLeaseStore
+from tests.unit.engine.test_leases import Time
 
 FAILOVER_S = 10.0
 SHARDS = [f"shardId-{number:012}" for number in range(4)]
-
-
-class Time:
-    """Moves when told, and by the five seconds that a write waits for a lock."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def time(self) -> float:
-        return self.now_s
-
-    def monotonic(self) -> float:
-        return self.now_s
-
-    async def sleep(self, delay_s: float) -> None:
-        self.now_s += delay_s
 
 
 class Worker:
