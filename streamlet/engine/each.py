@@ -43,7 +43,7 @@ from streamlet.model.record import Record
 from streamlet.ports import Executor, IdempotencyStore
 from streamlet.spec import ConsumerSpec
 
-__all__ = ["OUT_OF_TIME", "Deadline", "Done", "Each", "Ran", "checked", "is_ours", "says"]
+__all__ = ["OUT_OF_TIME", "Deadline", "Done", "Each", "Ran", "checked", "is_ours", "place", "says"]
 
 OUT_OF_TIME: Final = "the invocation's time runs out"
 Done = dict[tuple[str, int], Any]
@@ -114,7 +114,7 @@ class Each:
 
     async def run(self, records: Sequence[Record], deadline: Deadline | None, done: Done | None) -> Ran:
         """Run what is not in `done`, and add to it what cannot be reported."""
-        rows = {index: done[_place(record)] for index, record in enumerate(records) if _place(record) in done} if done else {}
+        rows = {index: done[place(record)] for index, record in enumerate(records) if place(record) in done} if done else {}
         ended: dict[int, _Ended] = {}
         waiting: dict[str, deque[int]] = {}
         for index, record in enumerate(records):
@@ -165,7 +165,7 @@ class Each:
             return Ran([rows[index] for index in range(len(records))], trouble=trouble)
         if done is not None:
             again = records[lowest].sequence_number
-            done.update((_place(records[at]), row) for at, row in rows.items() if at > lowest or records[at].sequence_number == again)
+            done.update((place(records[at]), row) for at, row in rows.items() if at > lowest or records[at].sequence_number == again)
         came = ended.get(lowest, _Ended(error=OUT_OF_TIME))
         prefix = [rows[index] for index in range(lowest)]
         if not came.ran and records[lowest].sequence_number == records[0].sequence_number:
@@ -301,5 +301,6 @@ class Each:
         return came
 
 
-def _place(record: Record) -> tuple[str, int]:
+def place(record: Record) -> tuple[str, int]:
+    """Its key in `Done`."""
     return record.sequence_number, record.sub_sequence_number

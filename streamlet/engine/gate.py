@@ -1,14 +1,25 @@
 """May the handler be called now? The gate of one consumer: its pumps and lanes pass it, and who pauses the consumer shuts it.
 
-While it is shut no call begins, nothing is read and nothing is given up; a call that has begun is finished. What is between two
-attempts stays there, with its count. A drain lifts the gate, when everybody behind it has been told to stop.
+While it is shut no call and no read begins, and nothing is given up; a call that has begun is finished. What is between two
+attempts stays there, with its count. A drain lifts the gate, when everybody behind it has been told to stop. And how does the engine
+wait for something, but not for ever? `within`.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "within"]
+
+
+async def within(event: asyncio.Event, delay_s: float | None) -> bool:
+    """Wait for an event, `delay_s` seconds at most (None: for ever); False if the time has passed."""
+    try:
+        async with asyncio.timeout(None if delay_s is None else max(0.0, delay_s)):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 class Gate:

@@ -36,7 +36,7 @@ from typing import Any
 import msgspec
 
 from streamlet.core.failure import FailedFrom, Succeeded, Throttled
-from streamlet.engine.each import OUT_OF_TIME, Deadline, Done, Each, Ran, checked, is_ours, says
+from streamlet.engine.each import OUT_OF_TIME, Deadline, Done, Each, Ran, checked, is_ours, place, says
 from streamlet.errors import HandlerError, RowError, StreamletError
 from streamlet.kpl.user_records import UserRecords, holds_aggregates, taken_apart
 from streamlet.model.batch import Batch
@@ -140,6 +140,8 @@ class Invoker:
         outcome = invocation.outcome
         if isinstance(outcome, FailedFrom):
             index = outcome.index
+            if done:
+                done.pop(place(users[index]), None)  # its row does not fit: it is made again
             if apart is not None and (index or outcome.function_error is None):
                 index = apart.holder(index)
             if not index:

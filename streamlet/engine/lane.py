@@ -28,7 +28,7 @@ from streamlet.core.failure import (
     Wait,
 )
 from streamlet.engine.each import Done
-from streamlet.engine.gate import Gate
+from streamlet.engine.gate import Gate, within
 from streamlet.engine.invoke import Invoker
 from streamlet.hooks import BatchSettled, Event, HandlerFailed, Invoked, Trouble
 from streamlet.model.record import Record
@@ -133,7 +133,7 @@ class Lane:
             if self._ended:
                 return None
             wake_at_s = self._batcher.wake_at_s()
-            await self._rest(self._news, None if wake_at_s is None else wake_at_s - now_s)
+            await within(self._news, None if wake_at_s is None else wake_at_s - now_s)
         return None
 
     async def _settle(self, records: Sequence[Record]) -> None:
@@ -147,7 +147,7 @@ class Lane:
             now_s = self._clock.time()
             match step := machine.next_step(now_s):
                 case Wait(until_s=until_s):
-                    if await self._rest(self._stopping, until_s - now_s):
+                    if await within(self._stopping, until_s - now_s):
                         break
                 case Invoke():
                     if not await self._invoke(records, step, machine, done):
@@ -170,15 +170,6 @@ class Lane:
                 millis_behind_latest=self._shard.behind_ms,
             )
         )
-
-    async def _rest(self, until: asyncio.Event, delay_s: float | None) -> bool:
-        """Wait for something, or for the time; False if the time has passed."""
-        try:
-            async with asyncio.timeout(None if delay_s is None else max(0.0, delay_s)):
-                await until.wait()
-        except TimeoutError:
-            return False
-        return True
 
     async def _invoke(self, records: Sequence[Record], step: Invoke, machine: FailureMachine, done: Done) -> bool:
         """Answer the step; False if the worker began to drain before anything was called."""

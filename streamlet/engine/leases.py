@@ -201,8 +201,10 @@ class LeaseKeeper:
         self.take()
 
     def stop_taking(self) -> None:
-        """From now on only renew, write and release: the worker is draining."""
+        """From now on only renew, write and release: the worker is draining, or paused."""
         self._taking = False
+        # Who does not look does not see that a lease was renewed, nor that nobody could write meanwhile, as in `_landed`.
+        self._sightings = leasing.Sightings()
 
     def sync(self, shards: list[Shard], initial: Position) -> int:
         """Create the leases that are missing, delete those that retention has outlived; how many rows changed."""

@@ -20,7 +20,7 @@ from streamlet.core.checkpoint import LowWaterMark
 from streamlet.core.failure import FailedFrom, FailureMachine, FailurePolicy, Finished, GiveUp, Invoke, Wait
 from streamlet.core.prepared import GivenUp, PreparedRange
 from streamlet.core.rolling import MemoryBudget, OpenRange, Roll
-from streamlet.engine.gate import Gate
+from streamlet.engine.gate import Gate, within
 from streamlet.engine.invoke import Invoker
 from streamlet.engine.lane import Lane, Numbers
 from streamlet.engine.leases import Acquired, LeaseKeeper, Leases
@@ -177,7 +177,8 @@ class Pump:
                     # A lane keeps up by itself between its batches; while one waits, or is long in its handler, nobody else would.
                     self._news.clear()
                     await self.keep_up()
-                    await self._wait_for_news(self._wake_at_s())
+                    wake_at_s = self._wake_at_s()
+                    await within(self._news, None if wake_at_s is None else wake_at_s - self._clock.monotonic())
                     self._none_was_cancelled(lanes)
             except BaseException:
                 # The group cancels the lanes now. One whose handler swallows that ends with its batch, instead of never.
@@ -195,13 +196,6 @@ class Pump:
                 f"{self._spec.stream} {self.shard_id}: the task of a handler was cancelled from inside. A handler must not cancel the task "
                 "that it runs in; a library for timeouts may do so: use asyncio.timeout"
             )
-
-    async def _wait_for_news(self, wake_at_s: float | None) -> None:
-        try:
-            async with asyncio.timeout(None if wake_at_s is None else max(0.0, wake_at_s - self._clock.monotonic())):
-                await self._news.wait()
-        except TimeoutError:
-            pass
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -282,9 +276,9 @@ class Pump:
         if self._closer is None:
             return
         self._rows.took(records, chunk)
-        if chunk is not None:
-            self._open.add(chunk.rows, chunk.size_bytes, self._clock.monotonic())
-            self._budget.set(self._account, self._open.bytes)
+        rows, size_bytes = (0, 0) if chunk is None else (chunk.rows, chunk.size_bytes)  # aggregates may hold nothing
+        self._open.add(rows, size_bytes, self._clock.monotonic())
+        self._budget.set(self._account, self._open.bytes)
 
     @property
     def full(self) -> bool:
@@ -413,6 +407,7 @@ class Pump:
         reader = self._source.reader(self.shard_id, StartingPosition(Position(first.sequence, first.sub - 1)))
         rows, first_read, done, idle = OpenRows(), None, False, 0
         while not done:
+            await self.gate.opened()
             if self._stopping.is_set():
                 raise _DrainedInReplay
             fetch = await reader.read()
@@ -448,7 +443,7 @@ class Pump:
             while not isinstance(step := machine.next_step(self._clock.time()), Finished):
                 match step:
                     case Wait(until_s=until_s):
-                        if await self._stopped_within(until_s - self._clock.time()):
+                        if await within(self._stopping, until_s - self._clock.time()):
                             raise _DrainedInReplay
                     case Invoke():
                         if await self.gate.held(self._stopping):
@@ -465,12 +460,3 @@ class Pump:
                         machine.feed(step.step_id, invocation.outcome, self._clock.time())
                     case GiveUp():
                         raise AssertionError("the replay policy gives nothing up")
-
-    async def _stopped_within(self, delay_s: float) -> bool:
-        """Wait before a retry; True if the worker began to drain meanwhile."""
-        try:
-            async with asyncio.timeout(max(0.0, delay_s)):
-                await self._stopping.wait()
-        except TimeoutError:
-            return False
-        return True

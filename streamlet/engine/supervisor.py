@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from streamlet.core.rolling import MemoryBudget
-from streamlet.engine.gate import Gate
+from streamlet.engine.gate import Gate, within
 from streamlet.engine.leases import Acquired, Broken, LeaseEvent, LeaseKeeper, LeaseRunner, LeaseThread, Lost, StoreTrouble
 from streamlet.engine.pump import End, Pump
 from streamlet.errors import AccessRefused, InternalError, LeaseLost, ServiceError, StoreError, StreamletError, UsageError
@@ -269,11 +269,7 @@ class Supervisor:
     async def _keep_in_step(self) -> None:
         """Follow resharding: at intervals, and at once when a shard has ended, since then its children may start."""
         while True:
-            try:
-                async with asyncio.timeout(self._shard_sync_s):
-                    await self._sync_now.wait()
-            except TimeoutError:
-                pass
+            await within(self._sync_now, self._shard_sync_s)
             self._sync_now.clear()
             try:
                 shards = list(await self._source.list_shards())

@@ -18,6 +18,7 @@ from streamlet.core.batching import PAYLOAD_BYTES_MAX, Batcher
 from streamlet.core.failure import FailedFrom, FailureMachine, Invoke, Succeeded, Throttled, Wait
 from streamlet.core.windows import STATE_BYTES_MAX, Idle, WindowCall, WindowMachine
 from streamlet.engine.each import Done
+from streamlet.engine.gate import within
 from streamlet.engine.invoke import Invocation, Invoker
 from streamlet.engine.lane import Lane, Shard
 from streamlet.hooks import Invoked, Trouble
@@ -62,10 +63,10 @@ class WindowLane(Lane):
                 continue
             rests_s = []
             if (at_s := self._batcher.wake_at_s()) is not None:
-                rests_s.append(at_s - self._clock.monotonic())
-            if (at_s := self._ends_at_s()) is not None:
+                rests_s.append(at_s - self._clock.monotonic())  # it may have passed since `_admitted` looked: then no rest
+            if (at_s := self._ends_at_s()) is not None and at_s > now_s:
                 rests_s.append(at_s - now_s)
-            await self._rest(self._news, min((rest_s for rest_s in rests_s if rest_s > 0), default=None))
+            await within(self._news, min(rests_s, default=None))
         return None
 
     def _admitted(self, now_s: float) -> list[Record] | None:
@@ -87,7 +88,7 @@ class WindowLane(Lane):
         """Make the final call that is due, until it succeeds. False if the worker began to drain meanwhile."""
         while not isinstance(step := self._windows.next_step(self._clock.time()), Idle):
             if isinstance(step, Wait):
-                if await self._rest(self._stopping, step.until_s - self._clock.time()):
+                if await within(self._stopping, step.until_s - self._clock.time()):
                     return False
                 continue
             if await self._shard.gate.held(self._stopping):

@@ -58,8 +58,9 @@ class ParquetSink:
     A handler returns one item per record: a row (a mapping, dataclass, msgspec.Struct or pydantic model), a list of rows, or
     None. Missing fields are null. Without a handler the payloads are the rows: one JSON object each, parsed in bulk.
 
-    Files are named `<partitions>/<stream>-<shard>-<first>-<last>.parquet`. A KPL aggregate, whose user
-    records have a row each, is never in two ranges. The footer's metadata names the stream, the shard, and the first and last position.
+    Files are named `<partitions>/<stream>-<shard>-<first>-<last>.parquet`. A KPL aggregate, whose user records have a row each, is
+    never in two ranges, unless a KCL had begun it and left the rest. The footer's metadata names the stream, the shard, and the
+    first and last position.
     """
 
     url: str

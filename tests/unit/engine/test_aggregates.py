@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from streamlet import App, Batch, MemoryIdempotency, ParquetSink, Record, RecordFailed
-from streamlet.core.failure import FailedFrom, Succeeded
+from streamlet.core.failure import FailedFrom, Succeeded, Throttled
 from streamlet.core.rolling import Roll
 from streamlet.engine.each import Done
 from streamlet.engine.invoke import Invocation, Invoker
@@ -28,6 +28,7 @@ from streamlet.ports import Lease
 from streamlet.sinks.memory import MemorySink
 from streamlet.testing import FakeLambdaContext, VirtualBroker, aggregate, kinesis_event, run_worker, window_event
 from streamlet.testing.virtual import VirtualExecutor
+from tests.unit.engine import chaos
 
 SHARD = "shardId-000000000000"
 NO_USERS = MAGIC + b"\x0a\x01a" + md5(b"\x0a\x01a", usedforsecurity=False).digest()  # a table of one key, and no record
@@ -69,6 +70,8 @@ def test_an_aggregate_is_its_user_records_and_all_else_is_itself() -> None:
     assert {(r.arrived_at_s, r.shard_id, r.stream, r.decoder) for r in apart.records} == {(1.5, SHARD, "s", held[0].decoder)}
     assert [apart.holder(index) for index in range(7)] == [0, 1, 1, 3, 4, 5, 6]
     assert [apart.whole(index) for index in range(7)] == [0, 1, 1, 3, 4, 5, 6]
+    rest = Record(aggregate(7, 8), "u", "1007", 2, 1.5, SHARD, "s")  # a reader that began inside an aggregate has brought it
+    assert taken_apart([rest]).records == [rest]
 
 
 def test_a_consumer_that_wants_them_raw_gets_them_raw() -> None:
@@ -214,6 +217,28 @@ def test_each_user_record_has_a_marker_of_its_own() -> None:
     assert [store.begin(f"a/s/{SHARD}/1000/{sub}").state for sub in range(4)] == ["done", "done", "done", "mine"]
 
 
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_user_record_in_progress_elsewhere_blocks_its_aggregate_without_an_attempt(asynchronous: bool) -> None:
+    """Also if others of the aggregate are done before it: of the stream nothing is."""
+    app, store, seen = App("a"), MemoryIdempotency(), []
+
+    def handle(record: Record) -> None:
+        seen.append(record.value)
+
+    async def tasks(record: Record) -> None:
+        handle(record)
+
+    app.on_record("s", idempotency=store)(tasks if asynchronous else handle)
+    held, done = records(aggregate(1, 2), b"3"), Done()
+    elsewhere = store.begin(f"a/s/{SHARD}/1000/1")
+    came = invoked(app, held, done=done)
+    assert came.outcome == Throttled()
+    assert "in progress elsewhere" in came.trouble
+    store.release(f"a/s/{SHARD}/1000/1", elsewhere.token)
+    assert invoked(app, held, done=done).outcome == Succeeded()
+    assert seen == [1, 2, 3]
+
+
 # ── with a sink ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -301,6 +326,27 @@ def test_each_row_lands_once_whatever_fails_and_crashes(seed: int) -> None:
     read = {record.position: record for invocation in report.invocations for record in invocation.records}
     lost = {record.value for record in taken_apart([r for p, r in read.items() if p in given_up]).records}
     assert sorted(sink.rows) == sorted(set(values) - lost), (kind, options, crashes)
+
+
+def test_a_sinks_checkpoint_follows_aggregates_that_hold_nothing() -> None:
+    app, sink = App("a"), MemorySink()
+    sink.roll = Roll(age_max_s=5.0)  # type: ignore[attr-defined]
+    app.on_record(chaos.STREAM, sink=sink)(lambda record: record.value)
+
+    async def main() -> None:
+        store = chaos.Store()
+        held = [Record(NO_USERS, "k", str(n), 0, chaos.EPOCH_S, SHARD, chaos.STREAM) for n in (1, 2)]
+        source = chaos.ListSource(held, Random(1), ended=False)
+        pump = await chaos.pumping(app.consumers[0], store, source, Random(1), worker_id="w")
+        pumping = asyncio.create_task(pump.run())
+        await asyncio.sleep(10)
+        row = store.read(SHARD)
+        assert row is not None
+        assert row.checkpoint == Position(2)
+        pump.stop()
+        await pumping
+
+    chaos.run(main())
 
 
 def test_payloads_are_rows_one_by_one_and_a_prepared_range_is_completed_with_the_same_file(tmp_path: Path) -> None:

@@ -416,6 +416,37 @@ async def test_a_cancelled_handler_gives_its_marker_back(executor: ThreadExecuto
     assert store.begin(f"numbers/s/{SHARD}/1000/0").state == "mine"
 
 
+async def test_who_is_cancelled_when_the_handler_has_ended_leaves_its_marker_done() -> None:
+    """Were it left in progress, the record would block whoever comes next, who would then have its effect again."""
+    ended, waits = asyncio.Event(), asyncio.Event()
+
+    class Full:
+        """No thread is free when the handler has ended."""
+
+        async def run(self, function: Any, /, *args: Any) -> Any:
+            if ended.is_set() and not waits.is_set():
+                waits.set()
+                await asyncio.Event().wait()
+            return function(*args)
+
+    store, ran = MemoryIdempotency(), []
+
+    async def handle(record: Record) -> None:
+        ran.append(record.value)
+        ended.set()
+
+    app = App("numbers")
+    app.on_record("s", idempotency=store)(handle)
+    made = Invoker(app.consumers[0], Full())
+    task = asyncio.ensure_future(made.invoke(records("a"), start=0))
+    await asyncio.wait_for(waits.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await made.invoke(records("a"), start=0)).outcome == Succeeded()
+    assert ran == [0]
+
+
 async def test_a_marker_lasts_as_long_as_the_invocation_may(executor: ThreadExecutor) -> None:
     """Lambda ends the process at its time-out; nothing of it runs on, so nobody need wait longer."""
     now_s = 1000.0
@@ -511,6 +542,30 @@ async def test_an_error_without_words_is_a_failure_all_the_same(executor: Thread
     )
     assert failed(invocation) == 0
     assert ran == []
+
+
+async def test_a_row_that_does_not_fit_is_made_again_although_its_record_was_remembered(executor: ThreadExecutor) -> None:
+    """Else every retry would look at the same row, for ever."""
+    ran: list[int] = []
+
+    def refuse(row: Any) -> None:
+        if row == "bad":
+            raise ValueError(row)
+
+    async def handle(record: Record) -> str:
+        ran.append(record.value)
+        if ran.count(record.value) > 1:
+            return "good"
+        if record.value == 0:
+            raise ValueError("not now")
+        return "bad"
+
+    done: Done = {}
+    made = invoker(executor, handle, concurrency=2, sink=MemorySink(check_row=refuse))
+    assert failed(await made.invoke(records(*"ab"), start=0, done=done)) == 0
+    assert failed(await made.invoke(records(*"ab"), start=0, done=done)) == 1
+    assert sorted(ran) == [0, 0, 1]
+    assert (await made.invoke(records(*"ab")[1:], start=1, done=done)).outcome == Succeeded()
 
 
 def test_an_exception_is_always_said_in_words() -> None:

@@ -67,3 +67,21 @@ def test_a_store_that_fails_now_and_then_keeps_no_dead_worker_alive() -> None:
         keeper.renew_all()
         keeper.take()
     assert "shard-of-the-dead" in {event.grip.key for event in events if isinstance(event, Acquired)}
+
+
+def test_what_was_seen_before_a_pause_says_nothing_after_it() -> None:
+    """Event 1: a worker is paused. Event 2: nobody can write for a while, so that no counter moves. Event 3: it is resumed, and is the
+    first to look: those who hold leases are as alive as it is."""
+    store, clock, events = MemoryLeaseStore(), HandClock(), list[LeaseEvent]()
+    keeper = LeaseKeeper(store, "me", clock=clock, random=Random(1), failover_s=10.0, notify=events.append)
+    store.create(Lease("shardId-000000000000", owner="other", counter=3))
+    keeper.start_taking()
+    keeper.stop_taking()
+    clock.now_s = 3600.0
+    keeper.start_taking()
+    clock.now_s = 3610.0
+    keeper.take()
+    assert not events
+    clock.now_s = 3610.1
+    keeper.take()
+    assert [type(event) for event in events] == [Acquired]

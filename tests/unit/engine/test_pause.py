@@ -36,7 +36,7 @@ from streamlet.ports import SinkObject
 from streamlet.sinks.memory import MemorySink
 from streamlet.spec import ConsumerSpec, EventSourceMapping
 from streamlet.testing.worker import _Leases
-from tests.unit.engine.chaos import SHARD, STREAM, Clock, Documents, Inline, ListSource, Store, Violated, number_of, numbered, run
+from tests.unit.engine.chaos import SHARD, STREAM, Clock, Documents, Inline, ListSource, Store, Violated, number_of, numbered, pumping, run
 
 LONG_S = 3600.0
 
@@ -503,6 +503,36 @@ def test_a_prepared_range_is_completed_after_the_pause_or_left_at_a_drain() -> N
     assert calls == [*range(10), *range(10)]
     [committed] = w.of(RangeCommitted)
     assert committed.replayed
+
+
+def test_a_prepared_range_without_a_call_waits_too() -> None:
+    """All of it was given up: to complete it, nothing is read and no document sent before the pause ends."""
+    documents = Documents(lambda: away)
+    away = True
+
+    def handle(record: Record) -> None:
+        raise ValueError("poison")
+
+    w = World(kind="record", sink=MemorySink(), handle=handle, maximum_retry_attempts=0, on_failure=documents)
+
+    async def main() -> None:
+        nonlocal away
+        dying = asyncio.create_task((await pumping(w.spec, w.store, w.source, Random(1), worker_id="dying")).run())
+        await asyncio.sleep(10)
+        dying.cancel()
+        away = False
+        pump = await pumping(w.spec, w.store, w.source, Random(1), worker_id="next")
+        pump.gate.close()
+        completing = asyncio.create_task(pump.run())
+        await asyncio.sleep(LONG_S)
+        assert documents.sent == []
+        pump.gate.open()
+        await asyncio.sleep(10)
+        assert documents.sent == list(range(10))
+        pump.stop()
+        await completing
+
+    run(main())
 
 
 def test_a_tumbling_window_keeps_its_state_and_makes_no_final_call() -> None:

@@ -91,7 +91,7 @@ async def test_files_and_documents_that_cannot_be_written_are_tried_until_they_a
 
 
 async def test_crashes_at_any_moment_lose_nothing_and_double_nothing() -> None:
-    """Thirty workers in a row, each cut off at another moment, mostly with a prepared range in hand."""
+    """Fifteen workers in a row, each cut off at another moment, mostly with a prepared range in hand."""
     sink, documents, poison = Files(rows_max=30, partition=lambda n: f"p{n % 3}"), Documents(), frozenset(range(17, 1000, 101))
     moments = random.Random(20130101)
     async with world(delivering(sink, documents, poison), shards=2) as w:
@@ -103,7 +103,7 @@ async def test_crashes_at_any_moment_lose_nothing_and_double_nothing() -> None:
             return done() or any(isinstance(event, kind) for event in w.events[before:])
 
         await w.put(range(1000))
-        for _ in range(30):
+        for _ in range(15):
             before = len(w.events)
             kind = moments.choice([RangePrepared, RangePrepared, RangePrepared, LeaseTaken, RangeCommitted, BatchSettled, HandlerFailed])
             async with w.worker(crash=True):
