@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,6 +26,21 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _COLOURS: Final[dict[str, dict[str, Any]]] = {"ok": {}, "bad": {"fg": "red"}, "warn": {"fg": "yellow"}, "dim": {"dim": True}}
+
+
+def _moment(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    """A time as the AWS CLI takes it, in epoch seconds."""
+    if value is None:
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is neither seconds since 1970 nor ISO 8601, as 2026-01-31T12:00:00Z") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _mapping(
@@ -180,7 +196,13 @@ def _title(options: MappingOptions) -> str:
     show_default=True,
     help="Where a shard without a saved position begins.",
 )
-@click.option("--starting-position-timestamp", "timestamp_s", type=float, metavar="EPOCH_S", help="With AT_TIMESTAMP: seconds since 1970.")
+@click.option(
+    "--starting-position-timestamp",
+    "timestamp_s",
+    callback=_moment,
+    metavar="TIME",
+    help="With AT_TIMESTAMP: seconds since 1970, or ISO 8601 (UTC unless it says otherwise).",
+)
 @click.option(
     "--bisect-batch-on-function-error/--no-bisect-batch-on-function-error", "bisect", help="Split a failing batch in two.", default=False
 )

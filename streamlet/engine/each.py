@@ -184,10 +184,7 @@ class Each:
         except Exception as error:  # noqa: BLE001  a key made from the record fails where the record is bad
             return _Ended(error=says(error))
         for_s = None if deadline is None else deadline.remaining_s()
-        if self._async:
-            came = await self._asked(key, for_s)
-        else:
-            came = await self._executor.run(self._guarded, record, key, for_s)
+        came = await self._asked(record, key, for_s)
         if came.error or not came.token:
             return came
         token = came.token
@@ -241,18 +238,21 @@ class Each:
         made.encode()  # half a surrogate pair is no text for any store
         return f"{spec.name}/{spec.stream}#{made}"
 
-    async def _asked(self, key: str, for_s: float | None) -> _Ended:
-        """Ask on a thread. If whoever asks is cancelled meanwhile, nobody knows the token that comes: the marker is released, by
-        the one of the two who finds it in `answers`."""
+    async def _asked(self, record: Record, key: str, for_s: float | None) -> _Ended:
+        """Ask for the marker on a thread; a plain handler runs there, too. If whoever waits is cancelled meanwhile, nobody knows a
+        token that comes: the marker is released, by the one of the two who finds the answer in `answers`."""
         gone, answers = threading.Event(), deque[_Ended]()
 
         def let_go() -> None:
             with contextlib.suppress(IndexError):
-                if token := answers.pop().token:
-                    self._settled(_Ended(error="cancelled"), key, token)
+                came = answers.pop()
+                if inspect.iscoroutine(came.pending):
+                    came.pending.close()
+                if came.token:
+                    self._settled(_Ended(error="cancelled"), key, came.token)
 
         def ask() -> _Ended:
-            came = self._begun(key, for_s)
+            came = self._begun(key, for_s) if self._async else self._guarded(record, key, for_s)
             answers.append(came)
             if gone.is_set():
                 let_go()

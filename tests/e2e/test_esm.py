@@ -201,6 +201,8 @@ def test_a_stream_that_is_not_there_is_one_sentence(folder: Path) -> None:
         (["--starting-position", "AT_TIMESTAMP"], "needs --starting-position-timestamp"),
         (["--starting-position-timestamp", "5"], "AT_TIMESTAMP only"),
         (["--starting-position", "AT_TIMESTAMP", "--starting-position-timestamp", "99999999999"], "in the future"),
+        (["--starting-position", "AT_TIMESTAMP", "--starting-position-timestamp", "2999-01-01"], "in the future"),
+        (["--starting-position", "AT_TIMESTAMP", "--starting-position-timestamp", "yesterday"], "nor ISO 8601"),
         (["--starting-position", "AT_TIMESTAMP", "--starting-position-timestamp", "nan"], "seconds since 1970"),
         (["--starting-position", "AT_TIMESTAMP", "--starting-position-timestamp", "-1"], "seconds since 1970"),
         (["--maximum-retry-attempts", "-2"], "-1<=x<=10000"),

@@ -312,8 +312,9 @@ async def test_a_key_of_ones_own_spares_what_was_sent_twice(executor: ThreadExec
         assert words in came.outcome.error
 
 
+@pytest.mark.parametrize("kind", ["async", "wrapped"])
 @pytest.mark.parametrize("answered", ["not yet", "already"])
-async def test_who_is_cancelled_while_a_marker_is_asked_for_leaves_none(answered: str) -> None:
+async def test_who_is_cancelled_while_a_marker_is_asked_for_leaves_none(answered: str, kind: str) -> None:
     """Or the record would block until the marker is too old. The answer may have come, although nobody was woken yet."""
     asked, cancelled, ended = asyncio.Event(), threading.Event(), threading.Event()
 
@@ -341,7 +342,7 @@ async def test_who_is_cancelled_while_a_marker_is_asked_for_leaves_none(answered
         ran.append(record.value)
 
     app = App("numbers")
-    app.on_record("s", idempotency=store)(handle)
+    app.on_record("s", idempotency=store)(handle if kind == "async" else lambda record: handle(record))
     made = Invoker(app.consumers[0], Busy())
     task = asyncio.ensure_future(made.invoke(records("a"), start=0))
     await asyncio.wait_for(asked.wait(), 10)

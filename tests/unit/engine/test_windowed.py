@@ -126,13 +126,13 @@ def test_every_window_closes_over_all_its_records(seed: int) -> None:
             assert seen == wanted[start_s], f"the window of {start_s} closed over {seen}"
 
 
-def drive(handler: Any, seconds: list[float], *, for_s: float, **options: Any) -> tuple[list[Event], Store]:
+def drive(handler: Any, seconds: list[float], *, for_s: float, source: type[Timed] = Timed, **options: Any) -> tuple[list[Event], Store]:
     events: list[Event] = []
 
     async def main() -> Store:
         store = Store()
-        source = Timed(arriving(seconds), Random(1))
-        pump = await pumping(spec(handler, **options), store, source, Random(1), worker_id="w", listen=events.append)
+        there = source(arriving(seconds), Random(1))
+        pump = await pumping(spec(handler, **options), store, there, Random(1), worker_id="w", listen=events.append)
         running = asyncio.create_task(pump.run())
         await asyncio.sleep(for_s)
         pump.stop()
@@ -153,6 +153,21 @@ def test_an_idle_shard_closes_its_window_by_the_clock() -> None:
     _, store = drive(sums, [1.0, 2.0], for_s=70)
     assert list(sums.closed.values()) == [[[0, 1]]]
     assert checkpoint(store) == Position(2)
+
+
+def test_what_arrives_while_an_answer_is_on_its_way_belongs_to_the_window_that_is_open() -> None:
+    """A read that began before a window's end, and ends after it, has not seen all of the window."""
+
+    class Far(Timed):
+        async def after(self, position: Position) -> Fetch:
+            fetch = await super().after(position)
+            await asyncio.sleep(7)
+            return fetch
+
+    for last_s in (33.0, 35.0, 37.0, 39.0):  # the window ends at 39.9
+        sums = Sums()
+        drive(sums, [1.0, last_s], for_s=120, source=Far)
+        assert list(sums.closed.values()) == [[[0, 1]]], last_s
 
 
 def test_a_batching_window_does_not_hold_up_the_end_of_a_window() -> None:
