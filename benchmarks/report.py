@@ -79,12 +79,15 @@ def cell(results: Results, metric: Metric, target: str) -> str:
 
 
 def _goals(results: Results) -> list[str]:
-    words = {True: "met", False: "**not met**", None: "not measured"}
-    rows = []
-    for verdict in judge(results):
-        measured = "" if verdict.measured is None else f"{_short(verdict.measured)}{verdict.goal.unit}"
-        rows.append([verdict.goal.title, verdict.goal.target, measured, words[verdict.met]])
-    return ["## Goals", "", *_table(["goal", "target", "measured", ""], rows), ""]
+    verdicts = judge(results)
+    rows = [
+        [verdict.goal.title, verdict.goal.target, f"{_short(verdict.measured)}{verdict.goal.unit}", "met" if verdict.met else "**not met**"]
+        for verdict in verdicts
+        if verdict.measured is not None
+    ]
+    left = [verdict.goal.title for verdict in verdicts if verdict.measured is None]
+    table = [*_table(["goal", "target", "measured", ""], rows), ""] if rows else []
+    return ["## Goals", "", *table, *([f"not measured in this run: {'; '.join(left)}.", ""] if left else [])]
 
 
 def _short(value: float) -> str:

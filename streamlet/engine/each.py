@@ -29,7 +29,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
@@ -241,7 +240,8 @@ class Each:
     async def _asked(self, record: Record, key: str, for_s: float | None) -> _Ended:
         """Ask for the marker on a thread; a plain handler runs there, too. If whoever waits is cancelled meanwhile, nobody knows a
         token that comes: the marker is released, by the one of the two who finds the answer in `answers`."""
-        gone, answers = threading.Event(), deque[_Ended]()
+        gone = False
+        answers: list[_Ended] = []
 
         def let_go() -> None:
             with contextlib.suppress(IndexError):
@@ -254,14 +254,14 @@ class Each:
         def ask() -> _Ended:
             came = self._begun(key, for_s) if self._async else self._guarded(record, key, for_s)
             answers.append(came)
-            if gone.is_set():
+            if gone:
                 let_go()
             return came
 
         try:
             return await self._executor.run(ask)
         except asyncio.CancelledError:
-            gone.set()
+            gone = True
             await self._executor.run(let_go)
             raise
 

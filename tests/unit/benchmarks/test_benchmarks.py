@@ -84,7 +84,7 @@ def test_the_report_shows_figures_gaps_and_reasons() -> None:
     made.miss("moto", "drain", "lost | some")
     page = markdown(made, "t.json", None)
     assert "5.00 (4.00 … 9.00)" in page
-    assert "not measured" in page
+    assert "not measured in this run" in page
     assert "localstack: did not run: no Python 3.13" in page
     assert "moto, drain: lost | some" in page
 
