@@ -18,9 +18,10 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from streamlet.ports import Random
+from streamlet.engine.leases import LeaseKeeper
+from streamlet.ports import LeaseStore, Random
 
-__all__ = ["STEP_S", "OutsideVirtualTime", "Stuck", "VirtualClock", "VirtualExecutor", "VirtualLoop", "run"]
+__all__ = ["STEP_S", "OutsideVirtualTime", "Stuck", "VirtualClock", "VirtualExecutor", "VirtualLeases", "VirtualLoop", "run"]
 
 T = TypeVar("T")
 
@@ -144,3 +145,36 @@ class VirtualExecutor:
         """The same, one after the other."""
         async with self._turn:
             return await self.run(function, *args)
+
+
+class VirtualLeases:
+    """What the lease thread does, on timers of the virtual loop."""
+
+    def __init__(self, keeper: LeaseKeeper, store: LeaseStore, *, clock: VirtualClock) -> None:
+        self._keeper = keeper
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+
+    def start(self) -> None:
+        """Renew and take, from now on."""
+        self._again("renew", self._keeper.failover_s / 3, self._keeper.renew_all)
+        self._again("take", self._keeper.failover_s / 2, self._keeper.take)
+
+    def _again(self, name: str, every_s: float, work: Callable[[], None]) -> None:
+        def due() -> None:
+            self._do(work)
+            self._again(name, every_s, work)
+
+        self._timers[name] = asyncio.get_running_loop().call_later(every_s, due)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        work()
+
+    async def call(self, function: Callable[..., T], /, *args: Any) -> T:
+        """Call it when all else that is due has had its turn."""
+        await asyncio.sleep(0)
+        return function(*args)
+
+    def stop(self) -> None:
+        """Renew and take no more."""
+        for timer in self._timers.values():
+            timer.cancel()

@@ -23,8 +23,9 @@ from streamlet.ports import Lease
 from streamlet.stores.idempotency import MemoryIdempotency
 from streamlet.stores.memory import MemoryLeaseStore
 from streamlet.testing.events import key_of, payload
+from streamlet.testing.virtual import VirtualClock
 
-__all__ = ["SeenLeases", "VirtualBroker"]
+__all__ = ["SeenLeases", "VirtualBroker", "VirtualTransport"]
 
 _PUT_MAX: Final = 500  # records in a PutRecords, API model
 
@@ -196,3 +197,18 @@ class VirtualBroker:
         if answer.dropped:
             raise ConnectionResetError("the connection was reset (a fault)")
         return answer.status, b"".join(answer.body)
+
+
+class VirtualTransport:
+    """The virtual broker's answers, for a KinesisClient."""
+
+    def __init__(self, broker: VirtualBroker, clock: VirtualClock) -> None:
+        self._broker, self._clock = broker, clock
+
+    async def request(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+        """Status and body, at the clock's time."""
+        self._broker.move_to(self._clock.time())
+        return await self._broker.answer(headers, body)
+
+    async def close(self) -> None:
+        """Nothing is open."""

@@ -12,7 +12,7 @@ settled, and no tumbling window is open.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from random import Random
 from typing import Any, Final, TypeVar
 
@@ -20,7 +20,6 @@ import msgspec
 
 from streamlet.core.rolling import MemoryBudget
 from streamlet.destinations.document import failure_document
-from streamlet.engine.leases import LeaseKeeper
 from streamlet.engine.supervisor import SINK_MEMORY_BYTES_MAX, Supervisor
 from streamlet.errors import ConfigurationError, ServiceError
 from streamlet.hooks import BatchSettled, Event, Invoked, RecordsFiltered, ShardStopped, Trouble
@@ -29,13 +28,13 @@ from streamlet.kinesis.session import LOCAL_CREDENTIALS, Identity
 from streamlet.kinesis.sigv4 import Credentials
 from streamlet.model.position import Position
 from streamlet.model.record import Record
-from streamlet.ports import FailureDocument, Fetch, Lease, LeaseStore, Sink, SinkObject
+from streamlet.ports import FailureDocument, Fetch, Lease, Sink, SinkObject
 from streamlet.sources.polling import PollingSource
 from streamlet.sources.watched import WatchedSource
 from streamlet.spec import Application, ConsumerSpec
 from streamlet.testing.report import Checkpoint, File, GivenUp, Invocation, Report
-from streamlet.testing.virtual import VirtualClock, VirtualExecutor, run
-from streamlet.testing.virtual_broker import VirtualBroker
+from streamlet.testing.virtual import VirtualClock, VirtualExecutor, VirtualLeases, run
+from streamlet.testing.virtual_broker import VirtualBroker, VirtualTransport
 
 __all__ = ["Given", "NotDrained", "run_worker"]
 
@@ -176,7 +175,7 @@ class _Run:
         client = KinesisClient(
             clock=self._clock,
             random=self._random,
-            transport=_Transport(self._broker, self._clock),
+            transport=VirtualTransport(self._broker, self._clock),
             identity=Identity(_URL, _REGION, _credentials),
         )
         left = ""
@@ -216,7 +215,7 @@ class _Run:
             listeners=(self._seen.listen,),
             failover_s=self._options.failover_s,
             budget=MemoryBudget(SINK_MEMORY_BYTES_MAX),
-            lease_runner=_Leases,
+            lease_runner=VirtualLeases,
         )
 
     async def _live(self, supervisors: Sequence[Supervisor], crash_s: float | None) -> str:
@@ -441,47 +440,3 @@ class _SeenSink:
         if written:
             self._seen.files.append(File(at_s=self._seen.now_s, stream=self._stream, key=item.key, rows=item.rows, data=item.data))
         return written
-
-
-# ── ports ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Transport:
-    """The virtual broker's answers."""
-
-    def __init__(self, broker: VirtualBroker, clock: VirtualClock) -> None:
-        self._broker, self._clock = broker, clock
-
-    async def request(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-        self._broker.move_to(self._clock.time())
-        return await self._broker.answer(headers, body)
-
-    async def close(self) -> None:
-        """Nothing is open."""
-
-
-class _Leases:
-    """What the lease thread does, on timers of the virtual loop."""
-
-    def __init__(self, keeper: LeaseKeeper, store: LeaseStore, *, clock: VirtualClock) -> None:
-        self._keeper = keeper
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-
-    def start(self) -> None:
-        self._again("renew", self._keeper.failover_s / 3, self._keeper.renew_all)
-        self._again("take", self._keeper.failover_s / 2, self._keeper.take)
-
-    def _again(self, name: str, every_s: float, work: Callable[[], None]) -> None:
-        def due() -> None:
-            work()
-            self._again(name, every_s, work)
-
-        self._timers[name] = asyncio.get_running_loop().call_later(every_s, due)
-
-    async def call(self, function: Callable[..., T], /, *args: Any) -> T:
-        await asyncio.sleep(0)
-        return function(*args)
-
-    def stop(self) -> None:
-        for timer in self._timers.values():
-            timer.cancel()

@@ -12,7 +12,7 @@ import asyncio
 import json
 from base64 import b64encode
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 from typing import Any, TypeVar
 
@@ -23,7 +23,6 @@ from streamlet.broker.inline import EPOCH_S
 from streamlet.core.rolling import MemoryBudget, Roll
 from streamlet.engine import pump as pump_module
 from streamlet.engine.invoke import NotTaken, RecordFailed
-from streamlet.engine.leases import LeaseKeeper
 from streamlet.engine.supervisor import Supervisor
 from streamlet.errors import SinkError, StoreError, Unavailable
 from streamlet.hooks import Event, RecordsGivenUp
@@ -34,14 +33,14 @@ from streamlet.kpl.aggregate import aggregate
 from streamlet.model.batch import Batch
 from streamlet.model.position import SHARD_END
 from streamlet.model.record import Record
-from streamlet.ports import FailureDocument, Lease, LeaseStore, SinkObject
+from streamlet.ports import FailureDocument, Lease, SinkObject
 from streamlet.sinks.memory import MemorySink
 from streamlet.sources.polling import PollingSource
 from streamlet.spec import ConsumerSpec, EventSourceMapping
 from streamlet.stores.idempotency import MemoryIdempotency
 from streamlet.testing import virtual
-from streamlet.testing.virtual import VirtualClock, VirtualExecutor
-from streamlet.testing.virtual_broker import VirtualBroker
+from streamlet.testing.virtual import VirtualClock, VirtualExecutor, VirtualLeases
+from streamlet.testing.virtual_broker import VirtualBroker, VirtualTransport
 from tests.unit.engine import chaos
 from tests.unit.engine.chaos import Clock, Violated
 
@@ -70,45 +69,14 @@ class Truth:
         self.shard_id, self.sequence, self.arrived_at_s = shard_id, sequence, arrived_at_s
 
 
-class Transport:
-    def __init__(self, broker: VirtualBroker, clock: VirtualClock) -> None:
-        self._broker, self._clock = broker, clock
+class Timers(VirtualLeases):
+    """`frozen`: the lease thread stands still, as one whose disk hangs does."""
 
-    async def request(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
-        self._broker.move_to(self._clock.time())
-        return await self._broker.answer(headers, body)
+    frozen = False
 
-    async def close(self) -> None:
-        """Nothing is open."""
-
-
-class Timers:
-    """The lease thread, on timers of the virtual loop. `frozen`: it stands still, as one whose disk hangs does."""
-
-    def __init__(self, keeper: LeaseKeeper, store: LeaseStore, *, clock: VirtualClock) -> None:
-        self._keeper = keeper
-        self._handles: dict[Callable[[], None], asyncio.TimerHandle] = {}
-        self.frozen = False
-
-    def start(self) -> None:
-        self._again(self._keeper.renew_all, FAILOVER_S / 3)
-        self._again(self._keeper.take, FAILOVER_S / 2)
-
-    def _again(self, work: Callable[[], None], every_s: float) -> None:
-        def due() -> None:
-            if not self.frozen:
-                work()
-            self._again(work, every_s)
-
-        self._handles[work] = asyncio.get_running_loop().call_later(every_s, due)
-
-    async def call(self, function: Callable[..., T], /, *args: Any) -> T:
-        await asyncio.sleep(0)
-        return function(*args)
-
-    def stop(self) -> None:
-        for handle in self._handles.values():
-            handle.cancel()
+    def _do(self, work: Callable[[], None]) -> None:
+        if not self.frozen:
+            work()
 
 
 class Store(chaos.Store):
@@ -159,7 +127,7 @@ class Worker:
         self.client = KinesisClient(
             clock=right,
             random=random,
-            transport=Transport(world.broker, right),
+            transport=VirtualTransport(world.broker, right),
             identity=Identity("http://virtual.invalid", "us-east-1", _credentials),
         )
         self.supervisor = Supervisor(

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from streamlet.core.rolling import Roll
 from streamlet.core.windows import STATE_BYTES_MAX
@@ -32,10 +33,10 @@ from streamlet.hooks import (
 from streamlet.model.batch import Batch
 from streamlet.model.position import TRIM_HORIZON, Position
 from streamlet.model.record import Record
-from streamlet.ports import SinkObject
+from streamlet.ports import Lease, SinkObject
 from streamlet.sinks.memory import MemorySink
 from streamlet.spec import ConsumerSpec, EventSourceMapping
-from streamlet.testing.worker import _Leases
+from streamlet.testing.virtual import VirtualLeases
 from tests.unit.engine.chaos import SHARD, STREAM, Clock, Documents, Inline, ListSource, Store, Violated, number_of, numbered, pumping, run
 
 LONG_S = 3600.0
@@ -75,7 +76,7 @@ class World:
             executor=Inline(Random(1)),
             listeners=[self.events.append],
             failover_s=5.0,
-            lease_runner=_Leases,
+            lease_runner=VirtualLeases,
         )
 
     @asynccontextmanager
@@ -331,9 +332,7 @@ def test_a_lease_that_is_lost_in_a_pause_is_left_at_once() -> None:
     run(main())
 
 
-def _taken(row: Any) -> Any:
-    from msgspec.structs import replace
-
+def _taken(row: Lease) -> Lease:
     return replace(row, owner="thief", counter=row.counter + 1)
 
 
