@@ -16,7 +16,7 @@ import threading
 import unittest
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from msgspec.structs import replace
 
@@ -54,20 +54,20 @@ _ROWS: Final = (
 )
 
 
-class LeaseStoreContract:
-    """Inherit it in a class named Test…, and say how a worker comes to the table. `connect` must give a table that is empty at
-    the start of each test."""
+class _Closable(Protocol):
+    def close(self) -> None: ...
 
-    _opened: tuple[LeaseStore, ...] = ()
 
-    def connect(self) -> LeaseStore:
-        """One more worker's view of the same table: a store of its own, opened. (For a store that lives in one process, the same
-        instance again.) It is closed when the test has ended."""
+_S = TypeVar("_S", bound=_Closable)
+
+
+class _Contract(Generic[_S]):
+    """Stores that a test opens are closed when it has ended."""
+
+    _opened: tuple[_S, ...] = ()
+
+    def connect(self) -> _S:
         raise NotImplementedError("a contract's subclass says how to connect")
-
-    def unreachable(self) -> LeaseStore | None:
-        """A store whose database cannot be reached, not opened; None leaves out the test of its errors."""
-        return None
 
     def teardown_method(self) -> None:
         """Close what was opened; pytest calls it after each test."""
@@ -75,10 +75,24 @@ class LeaseStoreContract:
         for store in opened:
             store.close()
 
-    def _store(self) -> LeaseStore:
+    def _store(self) -> _S:
         store = self.connect()
         self._opened += (store,)
         return store
+
+
+class LeaseStoreContract(_Contract[LeaseStore]):
+    """Inherit it in a class named Test…, and say how a worker comes to the table. `connect` must give a table that is empty at
+    the start of each test."""
+
+    def connect(self) -> LeaseStore:
+        """One more worker's view of the same table: a store of its own, opened. (For a store that lives in one process, the same
+        instance again.) It is closed when the test has ended."""
+        return super().connect()
+
+    def unreachable(self) -> LeaseStore | None:
+        """A store whose database cannot be reached, not opened; None leaves out the test of its errors."""
+        return None
 
     def test_a_row_comes_back_exactly(self) -> None:
         """Every field: 128-bit hash keys, sub-sequence numbers, any bytes in the pending state; to every worker."""
@@ -243,7 +257,7 @@ class LeaseStoreContract:
         store.close()
 
 
-class IdempotencyStoreContract:
+class IdempotencyStoreContract(_Contract[IdempotencyStore]):
     """Inherit it in a class named Test…, and say how a process comes to the markers, and how time passes for them. `connect` must
     give a store that knows no key at the start of each test.
 
@@ -254,11 +268,10 @@ class IdempotencyStoreContract:
     in_progress_s: float = 60.0
     done_s: float = 3600.0
     resolution_s: float = 1.0
-    _opened: tuple[IdempotencyStore, ...] = ()
 
     def connect(self) -> IdempotencyStore:
         """One more process's view of the same markers. It is closed when the test has ended."""
-        raise NotImplementedError("a contract's subclass says how to connect")
+        return super().connect()
 
     def advance(self, seconds: float) -> None:
         """Let time pass for the store: move the clock that it was given, or sleep where it has one of its own."""
@@ -267,17 +280,6 @@ class IdempotencyStoreContract:
     def unreachable(self) -> IdempotencyStore | None:
         """A store whose database cannot be reached; None leaves out the test of its errors."""
         return None
-
-    def teardown_method(self) -> None:
-        """Close what was opened; pytest calls it after each test."""
-        opened, self._opened = self._opened, ()
-        for store in opened:
-            store.close()
-
-    def _store(self) -> IdempotencyStore:
-        store = self.connect()
-        self._opened += (store,)
-        return store
 
     def _pass(self, seconds: float, store: IdempotencyStore, key: str, before: str) -> None:
         """Let `seconds` pass, and see that the marker counts until then: `begin` says `before`. Then it counts no more."""
